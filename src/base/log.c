@@ -1,0 +1,126 @@
+/* log.c - the process's one sink, and each thread's last error.
+ *
+ * The line is formatted on the stack and handed over whole: no allocation, so
+ * that running out of memory can still be reported. */
+#include "quern/log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static log_sink *process_sink;
+static void *process_context;
+static enum log_level process_level = LOG_LEVEL_WARN;
+static _Thread_local char last_error[LOG_LINE_BYTES];
+
+void log_set_sink(log_sink *sink, void *context)
+{
+    process_sink = sink;
+    process_context = context;
+}
+
+void log_set_level(enum log_level most_verbose)
+{
+    process_level = most_verbose;
+}
+
+enum status log_level_parse(const char *word, enum log_level *level)
+{
+    static const char *const words[] = {
+        [LOG_LEVEL_ERROR] = "error",
+        [LOG_LEVEL_WARN] = "warn",
+        [LOG_LEVEL_INFO] = "info",
+        [LOG_LEVEL_DEBUG] = "debug",
+    };
+
+    for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        if (strcmp(word, words[i]) == 0) {
+            *level = (enum log_level)i;
+            return STATUS_OK;
+        }
+    return STATUS_INVALID;
+}
+
+void log_to_stderr(void *context, enum log_level level, const char *line)
+{
+    char text[LOG_LINE_BYTES + 16];
+    int n = snprintf(text, sizeof(text), "quern: %s\n", line);
+
+    (void)context;
+    (void)level;
+    /* One write, so that lines of several processes do not mix. */
+    if (write(STDERR_FILENO, text, (size_t)n) < 0)
+        return;
+}
+
+/* Cuts a line that did not fit before a UTF-8 character that lost its tail. */
+static void cut_at_character(char *line, size_t length)
+{
+    while (length > 0 && ((unsigned char)line[length] & 0xc0) == 0x80)
+        length--;
+    line[length] = '\0';
+}
+
+static void format_line(char line[LOG_LINE_BYTES], const char *format, va_list args)
+{
+    char whole[LOG_LINE_BYTES + 4];
+    int n = vsnprintf(whole, sizeof(whole), format, args);
+
+    if (n < 0)
+        whole[0] = '\0';
+    if (n >= LOG_LINE_BYTES)
+        cut_at_character(whole, LOG_LINE_BYTES - 1);
+    memcpy(line, whole, strlen(whole) + 1);
+}
+
+static void deliver(enum log_level level, const char *line)
+{
+    if (process_sink != NULL && level <= process_level)
+        process_sink(process_context, level, line);
+}
+
+void log_message(enum log_level level, const char *format, ...)
+{
+    char line[LOG_LINE_BYTES];
+    va_list args;
+
+    va_start(args, format);
+    format_line(line, format, args);
+    va_end(args);
+    deliver(level, line);
+}
+
+enum status log_fail(enum status s, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    format_line(last_error, format, args);
+    va_end(args);
+    deliver(LOG_LEVEL_ERROR, last_error);
+    return s;
+}
+
+const char *log_last_error(void)
+{
+    return last_error;
+}
+
+const char *status_name(enum status s)
+{
+    switch (s) {
+    case STATUS_OK: return "ok";
+    case STATUS_AGAIN: return "try again";
+    case STATUS_CLOSED: return "closed";
+    case STATUS_UNSUPPORTED: return "unsupported";
+    case STATUS_INVALID: return "invalid input";
+    case STATUS_IO: return "input/output error";
+    case STATUS_NOMEM: return "out of memory";
+    case STATUS_DEAD: return "a process died";
+    case STATUS_TIMEOUT: return "timed out";
+    case STATUS_INTERRUPTED: return "interrupted";
+    case STATUS_INTERNAL: return "internal error";
+    }
+    return "unknown status";
+}
