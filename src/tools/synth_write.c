@@ -20,10 +20,10 @@
 
 #include <jansson.h>
 
-#include "model/config_json.h"
-#include "model/safetensors_header.h"
-#include "model/synth.h"
-#include "model/synth_tokenizer.h"
+#include "checkpoint/config_json.h"
+#include "checkpoint/safetensors_header.h"
+#include "checkpoint/synth.h"
+#include "checkpoint/synth_tokenizer.h"
 #include "quern/log.h"
 
 enum { CHUNK_BYTES = 4 << 20, FILE_NAME_BYTES = 64 };

@@ -1,0 +1,135 @@
+/* plan.h - what one step computes: the leader writes it, every rank obeys it.
+ *
+ * A plan is one flat message (it travels through the plan ring as it is):
+ * this header, then its arrays at the offsets named. It holds indices only,
+ * never pointers. Sequence state (last id, length, sampling parameters, block
+ * table) lives in numbered slots on every rank's device; a plan changes it
+ * only through `starts` and `changes`, applied before the rows run. So the
+ * leader can plan step k+1 while step k runs: a token may be "the output of
+ * slot s" instead of an id nobody knows yet.
+ *
+ * A row's positions are the slot's length at that moment and onward; when the
+ * step is done the length has grown by the row's tokens, and if the row's
+ * output is OUTPUT_TOKEN, the slot's last id is the id sampled.
+ *
+ * Writer: the leader's scheduler. Readers: each rank's worker and backend.
+ * plan_check() is for readers: a message is never trusted. */
+#ifndef QUERN_PLAN_H
+#define QUERN_PLAN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quern/status.h"
+
+enum row_kind { ROW_PREFILL, ROW_DECODE };
+enum row_output {
+    OUTPUT_NONE,   /* a chunk of a prompt that goes on */
+    OUTPUT_TOKEN,  /* sample one id after the row's last token */
+    OUTPUT_LOGITS, /* gather the logits of the last `n_outputs` tokens to the leader */
+};
+
+struct plan_row {
+    uint32_t slot;
+    uint32_t first_token; /* index into tokens[] */
+    uint32_t n_tokens;    /* >= 1 */
+    uint32_t n_outputs;   /* 0 with OUTPUT_NONE, 1 with OUTPUT_TOKEN */
+    uint16_t kind;        /* enum row_kind */
+    uint16_t output;      /* enum row_output */
+    uint16_t adapter;     /* 0: none; kept for LoRA */
+    uint16_t mask;        /* 0: none; kept for grammar masks */
+    uint16_t dp_section;  /* 0; kept for attention data parallelism */
+    uint16_t reserved;
+};
+
+/* A token is an id >= 0, or the last id of a slot. */
+static inline int32_t token_from_slot(uint32_t slot)
+{
+    return -1 - (int32_t)slot;
+}
+static inline uint32_t token_slot(int32_t token) /* token < 0 */
+{
+    return (uint32_t)(-1 - token);
+}
+
+/* How a sequence is sampled; temperature < 1e-5 is greedy. FACTS 9.1. */
+struct sampling {
+    float temperature;
+    float top_p;   /* 1: off */
+    float min_p;   /* 0: off */
+    int32_t top_k; /* <= 0: off */
+    uint64_t seed;
+    uint32_t choice; /* which of n answers to one prompt */
+    uint32_t reserved;
+};
+
+/* A slot begins a new sequence: length 0, no blocks. */
+struct slot_start {
+    uint32_t slot;
+    uint32_t reserved;
+    struct sampling sampling;
+};
+
+/* Entry `index` of the slot's block table becomes `block`. */
+struct block_change {
+    uint32_t slot;
+    uint32_t index;
+    uint32_t block;
+};
+
+struct plan {
+    uint32_t bytes;      /* of the whole message */
+    uint32_t generation; /* of the group */
+    uint64_t number;     /* 0, 1, 2, ...: the step */
+    uint32_t n_starts, n_changes, n_rows, n_tokens, n_outputs;
+    uint32_t flags;      /* enum plan_flag */
+    uint32_t starts_at, changes_at, rows_at, tokens_at; /* bytes from the plan's start */
+};
+
+enum plan_flag {
+    PLAN_STOP = 1, /* the group ends in good order: nothing runs, no plan follows */
+};
+
+static inline struct slot_start *plan_starts(const struct plan *p)
+{
+    return (struct slot_start *)((char *)p + p->starts_at);
+}
+static inline struct block_change *plan_changes(const struct plan *p)
+{
+    return (struct block_change *)((char *)p + p->changes_at);
+}
+static inline struct plan_row *plan_rows(const struct plan *p)
+{
+    return (struct plan_row *)((char *)p + p->rows_at);
+}
+static inline int32_t *plan_tokens(const struct plan *p)
+{
+    return (int32_t *)((char *)p + p->tokens_at);
+}
+
+/* What bounds a plan; the same on every rank. */
+struct plan_limits {
+    uint32_t max_slots;           /* sequences at once */
+    uint32_t max_tokens;          /* tokens in one step */
+    uint32_t max_outputs;         /* output rows in one step */
+    uint32_t max_blocks_per_slot; /* ceil(max_model_len / block_size) */
+    uint32_t n_blocks;            /* in the pool */
+    uint32_t block_size;          /* tokens in a KV block */
+    uint32_t vocab;               /* ids are below it */
+};
+
+/* Bytes of the largest plan within `limits`. */
+size_t plan_max_bytes(const struct plan_limits *limits);
+
+/* Lays out an empty plan in `mem` (plan_max_bytes() long): counts 0, arrays at
+ * their places with room for the limits. The writer fills arrays and counts,
+ * and then calls plan_pack(), which moves the arrays together. */
+void plan_begin(struct plan *mem, const struct plan_limits *limits, uint32_t generation,
+    uint64_t number);
+void plan_pack(struct plan *p);
+
+/* OK, or INVALID (logged) when anything in the message is out of its bounds. */
+enum status plan_check(const struct plan *p, size_t bytes, const struct plan_limits *limits,
+    uint32_t generation);
+
+#endif

@@ -1,0 +1,79 @@
+/* doorbell.h - wakes the reader of a ring, and costs nothing while it is awake.
+ *
+ * Memory:   the `sleeping` word lies in a segment, one per reader; the eventfd
+ *           is inherited by the workers (proc_spawn) or waited on by a loop.
+ * Blocking: doorbell_ring() never. doorbell_wait() and doorbell_await() sleep
+ *           in poll() until rung, the timeout, or the death of the supervisor.
+ * Death:    `death_fd` is the read end of proc_death_pipe(): it hangs up when
+ *           the supervisor is gone. -1 where there is nothing to watch.
+ *
+ * Any number of ringers, one sleeper. Rings coalesce: any number of them while
+ * the reader is awake cost no system call, while it sleeps one. A wake-up says
+ * only "look": there may be nothing.
+ *
+ * The only correct wait loop:
+ *
+ *     for (;;) {
+ *         while (ring_peek(r, &message) == STATUS_OK) { use it; ring_release(r); }
+ *         doorbell_arm(d);                        // sleeping = 1; full fence
+ *         if (ring_pending(r) != 0) {             // look again
+ *             doorbell_disarm(d);
+ *             continue;
+ *         }
+ *         s = doorbell_wait(d, death_fd, -1);     // sleep
+ *         doorbell_disarm(d);                     // sleeping = 0; drain, then look
+ *         if (s == STATUS_DEAD) return s;
+ *     }
+ *
+ * and the ringer's half: ring_publish(r); doorbell_ring(d). A ring's closing is
+ * rung too, and "look again" must count it as something (ring_peek() does). A
+ * reader that sleeps in an event loop has the loop wait on `fd` in the place of
+ * doorbell_wait(). */
+#ifndef IPC_DOORBELL_H
+#define IPC_DOORBELL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "quern/status.h"
+
+struct doorbell_shared {
+    _Alignas(64) _Atomic uint32_t sleeping; /* sleeper sets 1; sleeper or a ringer sets 0 */
+};
+
+struct doorbell {
+    struct doorbell_shared *shared; /* in a segment, not owned */
+    int fd;                         /* eventfd, non-blocking, close-on-exec; owned */
+};
+
+/* Is there something to do? Must look at shared memory afresh and not block. */
+typedef bool doorbell_ready(void *context);
+
+/* Makes the eventfd; `shared` starts awake. The creator calls this. IO. */
+enum status doorbell_open(struct doorbell_shared *shared, struct doorbell *out);
+
+/* The other processes' way: takes the inherited `fd` over. INVALID when it is
+ * not open (it stays the caller's). */
+enum status doorbell_attach(struct doorbell_shared *shared, int fd, struct doorbell *out);
+
+void doorbell_close(struct doorbell *d);
+
+/* After publishing. Wakes the reader if it sleeps. IO when the eventfd is broken. */
+enum status doorbell_ring(struct doorbell *d);
+
+/* The sleeper's steps, see above. */
+void doorbell_arm(struct doorbell *d);
+void doorbell_disarm(struct doorbell *d);
+
+/* OK: rung. AGAIN: timeout_ms (-1: none) passed, or a signal came; look and
+ * decide. DEAD (not logged): death_fd hung up, whether rung or not. IO. */
+enum status doorbell_wait(struct doorbell *d, int death_fd, int timeout_ms);
+
+/* The whole loop: returns OK once ready(context) says so, DEAD or IO as above.
+ * Spins for at most spin_ns before it sleeps (0: sleeps at once), and asks
+ * again after each wake-up, a signal's included. */
+enum status doorbell_await(
+    struct doorbell *d, int death_fd, doorbell_ready *ready, void *context, uint64_t spin_ns);
+
+#endif

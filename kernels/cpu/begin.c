@@ -1,0 +1,189 @@
+/* begin.c - a plan becomes ids, positions, tables and angles; at the end, state.
+ *
+ * Thread 0 alone changes sequences and tables, while the others wait at the
+ * barrier inside OP_BEGIN: the step before ended with a barrier, so nobody
+ * reads them any more. Behind that barrier each thread fills in its own tokens.
+ *
+ * plan_check() has seen the plan. What it cannot see is state: whether a
+ * sequence has blocks for the positions it is about to write. That is checked
+ * here, since a position without a block would land in another sequence's. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/cpu/exec.h"
+
+enum { ATTENTION_START = 8 }; /* what an item costs before its first position, in positions */
+
+static uint32_t *table_of(struct executable *x, uint32_t slot)
+{
+    return x->tables + (size_t)slot * x->program->shape.limits.max_blocks_per_slot;
+}
+
+static void apply_changes(struct executable *x, const struct plan *p)
+{
+    const struct slot_start *start = plan_starts(p);
+    const struct block_change *change = plan_changes(p);
+    size_t table_bytes =
+        x->program->shape.limits.max_blocks_per_slot * sizeof(*x->tables);
+
+    for (uint32_t i = 0; i < p->n_starts; i++) {
+        x->sequences[start[i].slot] = (struct sequence){.sampling = start[i].sampling};
+        memset(table_of(x, start[i].slot), NO_BLOCK, table_bytes);
+    }
+    for (uint32_t i = 0; i < p->n_changes; i++)
+        table_of(x, change[i].slot)[change[i].index] = change[i].block;
+}
+
+static enum status check_blocks(struct executable *x, const struct plan_row *row)
+{
+    const struct plan_limits *l = &x->program->shape.limits;
+    uint32_t length = x->sequences[row->slot].length;
+    uint64_t last = (uint64_t)length + row->n_tokens - 1;
+
+    for (uint64_t b = length / l->block_size; b <= last / l->block_size; b++)
+        if (b >= l->max_blocks_per_slot || table_of(x, row->slot)[b] == UINT32_MAX) {
+            snprintf(x->why, sizeof(x->why),
+                "slot %u has no KV block for its positions %u to %llu", row->slot, length,
+                (unsigned long long)last);
+            return STATUS_INTERNAL;
+        }
+    return STATUS_OK;
+}
+
+static void add_draw(struct executable *x, const struct plan_row *row, uint32_t output)
+{
+    const struct sequence *seq = &x->sequences[row->slot];
+    enum sample_mode mode = sample_mode(&seq->sampling, x->program->shape.vocab, is_alone(x));
+
+    x->draws[x->n_draws++] = (struct draw){
+        .output = output,
+        .slot = row->slot,
+        .position = seq->length + row->n_tokens,
+        .record_at = x->record_bytes,
+        .mode = mode,
+    };
+    x->record_bytes += mode == SAMPLE_LIST ? sizeof(struct shard_record) : sizeof(struct pick);
+}
+
+/* Output rows: which token each is of, and what becomes of it. */
+static void list_outputs(struct step *s)
+{
+    struct executable *x = s->x;
+    const struct plan_row *row = plan_rows(s->plan);
+    uint32_t output = 0;
+
+    x->n_draws = x->record_bytes = 0;
+    for (uint32_t i = 0; i < s->plan->n_rows; i++) {
+        uint32_t first = row[i].first_token + row[i].n_tokens - row[i].n_outputs;
+
+        if (row[i].output == OUTPUT_TOKEN)
+            add_draw(x, &row[i], output);
+        for (uint32_t o = 0; o < row[i].n_outputs; o++) {
+            s->ids[output] = -1;
+            x->picked[output++] = first + o;
+        }
+    }
+}
+
+static uint64_t token_cost(const struct executable *x, const struct plan_row *row, uint32_t i)
+{
+    return x->sequences[row->slot].length + i + 1 + ATTENTION_START;
+}
+
+/* Attention's items cost what their positions are: parts of equal cost, not of equal count. */
+static void split_attention(struct executable *x, const struct plan *p)
+{
+    const struct plan_row *row = plan_rows(p);
+    uint64_t kv_heads = x->program->shape.kv_heads, total = 0, before = 0;
+    int next = 0;
+
+    for (uint32_t r = 0; r < p->n_rows; r++)
+        for (uint32_t i = 0; i < row[r].n_tokens; i++)
+            total += kv_heads * token_cost(x, &row[r], i);
+    for (uint32_t r = 0; r < p->n_rows; r++)
+        for (uint32_t i = 0; i < row[r].n_tokens; i++) {
+            uint64_t each = token_cost(x, &row[r], i), target;
+
+            while (next < x->threads &&
+                   (target = total * (uint64_t)next / (uint64_t)x->threads) <
+                       before + kv_heads * each)
+                x->attention_from[next++] = (uint32_t)((row[r].first_token + i) * kv_heads +
+                                                       (target - before + each / 2) / each);
+            before += kv_heads * each;
+        }
+    while (next <= x->threads)
+        x->attention_from[next++] = (uint32_t)(p->n_tokens * kv_heads);
+}
+
+static enum status begin_state(struct step *s)
+{
+    struct executable *x = s->x;
+    const struct plan_row *row = plan_rows(s->plan);
+
+    if (x->failed != STATUS_OK)
+        return x->failed;
+    apply_changes(x, s->plan);
+    for (uint32_t i = 0; i < s->plan->n_rows; i++)
+        if (check_blocks(x, &row[i]) != STATUS_OK)
+            return STATUS_INTERNAL;
+    list_outputs(s);
+    split_attention(x, s->plan);
+    return STATUS_OK;
+}
+
+static void fill_angles(struct executable *x, uint32_t token)
+{
+    const struct program_shape *shape = &x->program->shape;
+    uint32_t half = shape->head_dim / 2;
+    float *cos_row = x->cos + (size_t)token * half, *sin_row = x->sin + (size_t)token * half;
+    float position = (float)x->positions[token];
+
+    for (uint32_t i = 0; i < half; i++) {
+        float angle = position * shape->inv_freq[i];
+
+        cos_row[i] = cosf(angle) * shape->rope_scale;
+        sin_row[i] = sinf(angle) * shape->rope_scale;
+    }
+}
+
+static void fill_token(struct step *s, const struct plan_row *row, uint32_t token)
+{
+    struct executable *x = s->x;
+    int32_t id = plan_tokens(s->plan)[token];
+
+    x->tokens[token] = id >= 0 ? id : x->sequences[token_slot(id)].last_id;
+    x->positions[token] = x->sequences[row->slot].length + (token - row->first_token);
+    x->blocks[token] = table_of(x, row->slot);
+    fill_angles(x, token);
+}
+
+enum status op_begin(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    enum status status = thread == 0 ? begin_state(s) : STATUS_OK;
+    struct part mine = part_of(s->plan->n_tokens, thread, x->threads);
+    const struct plan_row *row = plan_rows(s->plan);
+    uint32_t r = 0;
+
+    (void)op;
+    if (pool_barrier(x->device->pool, status != STATUS_OK))
+        return status != STATUS_OK ? status : STATUS_CLOSED;
+    for (uint32_t token = mine.from; token < mine.to; token++) {
+        while (token >= row[r].first_token + row[r].n_tokens)
+            r++;
+        fill_token(s, &row[r], token);
+    }
+    return STATUS_OK;
+}
+
+void step_commit(struct step *s)
+{
+    struct executable *x = s->x;
+    const struct plan_row *row = plan_rows(s->plan);
+
+    for (uint32_t i = 0; i < s->plan->n_rows; i++)
+        x->sequences[row[i].slot].length += row[i].n_tokens;
+    for (uint32_t i = 0; i < x->n_draws; i++)
+        x->sequences[x->draws[i].slot].last_id = s->ids[x->draws[i].output];
+}

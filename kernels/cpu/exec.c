@@ -1,0 +1,302 @@
+/* exec.c - a step: every thread walks the whole list, doing its part of each operation.
+ *
+ * No thread is told what to do; each works it out from the plan, and a barrier
+ * keeps them together. Where two neighbouring operations cut the same rows in
+ * the same way, a row's data stay with one thread and the barrier between them
+ * is left out: "rowwise" in the table. Rowwise operations cannot fail; those
+ * that can are always followed by a barrier, which tells all threads to leave
+ * together when one of them failed. */
+#include "kernels/cpu/exec.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "quern/dtype.h"
+
+static float *row_at(const struct executable *x, int buffer, uint32_t row)
+{
+    return x->buffers[buffer] + (size_t)row * x->program->buffers[buffer].cols;
+}
+
+static uint32_t cols_of(const struct executable *x, int buffer)
+{
+    return x->program->buffers[buffer].cols;
+}
+
+/* This thread's rows of a buffer. */
+static struct part rows_mine(const struct step *s, int buffer, int thread)
+{
+    return part_of(rows_of(s, s->x->program->buffers[buffer].rows), thread, s->x->threads);
+}
+
+static enum status op_embed(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    const struct program_shape *shape = &x->program->shape;
+    const struct weight *w = op->weight;
+    struct part rows = rows_mine(s, op->out, thread);
+
+    for (uint32_t r = rows.from; r < rows.to; r++) {
+        uint32_t local = (uint32_t)x->tokens[r] - shape->vocab_first; /* wraps below first */
+
+        if (local < shape->vocab_rows)
+            x->device->kernels.lookup(row_at(x, op->out, r), w->data, w->format, w->k, local);
+        else
+            memset(row_at(x, op->out, r), 0, w->k * sizeof(float));
+    }
+    return STATUS_OK;
+}
+
+static enum status op_norm(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    struct part rows = rows_mine(s, op->out, thread);
+
+    if (rows.from < rows.to)
+        x->device->kernels.add_norm(x->buffers[op->out], x->buffers[op->in[0]],
+            op->kind == OP_ADD_NORM ? x->buffers[op->in[1]] : NULL, op->weight->data,
+            x->program->shape.rms_eps, cols_of(x, op->out), rows.from, rows.to);
+    return STATUS_OK;
+}
+
+/* Linear --------------------------------------------------------------------------------- */
+
+static const struct linear_kernel *kernel_of(const struct executable *x, const struct weight *w)
+{
+    return &x->device->kernels.linear[w->format][x->program->shape.compute];
+}
+
+/* The kernel can read the buffer as it is. */
+static bool reads_in_place(const struct executable *x, const struct weight *w)
+{
+    return kernel_of(x, w)->x == DTYPE_F32 && w->k % 2 == 0 &&
+           x->program->shape.compute == COMPUTE_F32;
+}
+
+/* One row of a linear layer's input, padded to an even count, as the kernel wants it. */
+static void round_row(const struct executable *x, const struct weight *w, const float *in,
+    uint32_t row)
+{
+    const struct cpu_kernels *k = &x->device->kernels;
+    size_t width = (w->k + 1) & ~1u;
+
+    if (kernel_of(x, w)->x == DTYPE_BF16) {
+        uint16_t *out = (uint16_t *)x->rounded + row * width;
+
+        k->round_bf16(out, in, w->k);
+        memset(out + w->k, 0, (width - w->k) * sizeof(*out));
+    } else {
+        float *out = (float *)x->rounded + row * width;
+
+        if (x->program->shape.compute == COMPUTE_BF16)
+            k->round_bf16_f32(out, in, w->k);
+        else
+            memcpy(out, in, w->k * sizeof(*out));
+        memset(out + w->k, 0, (width - w->k) * sizeof(*out));
+    }
+}
+
+static enum status op_linear(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    const struct weight *w = op->weight;
+    struct linear_args args = {
+        .y = x->buffers[op->out],
+        .ldy = cols_of(x, op->out),
+        .x = x->buffers[op->in[0]],
+        .ldx = w->k,
+        .m = rows_of(s, x->program->buffers[op->out].rows),
+        .n = w->n,
+        .k = w->k,
+        .w = w->data,
+        .bias = w->bias,
+    };
+    struct part rows = rows_mine(s, op->in[0], thread);
+    struct part panels = part_of((w->n + PANEL - 1) / PANEL, thread, x->threads);
+
+    if (!reads_in_place(x, w)) {
+        for (uint32_t r = rows.from; r < rows.to; r++)
+            round_row(x, w, row_at(x, op->in[0], r), r);
+        pool_barrier(x->device->pool, false);
+        args.x = x->rounded;
+        args.ldx = (w->k + 1) & ~1u;
+    }
+    if (args.m > 0 && panels.from < panels.to)
+        kernel_of(x, w)->apply(&args, panels.from, panels.to);
+    return STATUS_OK;
+}
+
+static enum status op_add_bias(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    struct part rows = rows_mine(s, op->in[0], thread);
+    const float *bias = op->weight->data;
+
+    for (uint32_t r = rows.from; r < rows.to; r++) {
+        float *row = row_at(x, op->in[0], r);
+
+        for (uint32_t i = 0; i < cols_of(x, op->in[0]); i++)
+            row[i] += bias[i];
+    }
+    return STATUS_OK;
+}
+
+/* Attention ------------------------------------------------------------------------------ */
+
+static enum status op_qk_rope(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    const struct program_shape *shape = &x->program->shape;
+    struct part rows = rows_mine(s, op->in[0], thread);
+    struct rope_args args = {
+        .qkv = x->buffers[op->in[0]],
+        .ld = cols_of(x, op->in[0]),
+        .q_norm = op->weight->data,
+        .k_norm = op->weight2->data,
+        .eps = shape->rms_eps,
+        .cos = x->cos,
+        .sin = x->sin,
+        .kv = cache_view(x, op->layer),
+        .heads = shape->heads,
+        .blocks = x->blocks,
+        .position = x->positions,
+    };
+
+    if (rows.from < rows.to)
+        x->device->kernels.qk_rope(&args, rows.from, rows.to);
+    return STATUS_OK;
+}
+
+static enum status op_attention(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    const struct program_shape *shape = &x->program->shape;
+    uint32_t from = x->attention_from[thread], to = x->attention_from[thread + 1];
+    struct attention_args args = {
+        .out = x->buffers[op->out],
+        .ld_out = cols_of(x, op->out),
+        .q = x->buffers[op->in[0]],
+        .ld_q = cols_of(x, op->in[0]),
+        .kv = cache_view(x, op->layer),
+        .q_to_kv = shape->q_to_kv,
+        .heads = shape->heads,
+        .scale = (float)(1.0 / sqrt(shape->head_dim)),
+        .blocks = x->blocks,
+        .position = x->positions,
+        .tokens = s->plan->n_tokens,
+    };
+
+    if (from < to)
+        x->device->kernels.attention(&args, from, to);
+    return STATUS_OK;
+}
+
+/* The rest ------------------------------------------------------------------------------- */
+
+static enum status op_silu_mul(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    struct part rows = rows_mine(s, op->out, thread);
+
+    if (rows.from < rows.to)
+        x->device->kernels.silu_mul(x->buffers[op->out], x->buffers[op->in[0]],
+            cols_of(x, op->out), rows.from, rows.to);
+    return STATUS_OK;
+}
+
+static enum status op_all_reduce(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    size_t n = (size_t)rows_of(s, x->program->buffers[op->in[0]].rows) * cols_of(x, op->in[0]);
+
+    if (is_alone(x) || n == 0)
+        return STATUS_OK;
+    return x->comm->row->all_reduce_f32(x->comm, thread, x->threads, x->buffers[op->in[0]], n);
+}
+
+static enum status op_pick(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    struct part rows = rows_mine(s, op->out, thread);
+
+    for (uint32_t r = rows.from; r < rows.to; r++)
+        memcpy(row_at(x, op->out, r), row_at(x, op->in[0], x->picked[r]),
+            cols_of(x, op->out) * sizeof(float));
+    return STATUS_OK;
+}
+
+/* How an operation begins and ends; its rows are in[0]'s (begin) and out's (end). */
+static const struct {
+    op_row *row;
+    bool rowwise_begin, rowwise_end;
+} table[OP_KINDS] = {
+    [OP_BEGIN] = {op_begin, false, false},
+    [OP_EMBED] = {op_embed, true, true},
+    [OP_NORM] = {op_norm, true, true},
+    [OP_ADD_NORM] = {op_norm, true, true},
+    [OP_LINEAR] = {op_linear, true, false}, /* begins by rounding rows, if it rounds */
+    [OP_ADD_BIAS] = {op_add_bias, true, true},
+    [OP_QK_ROPE] = {op_qk_rope, true, true},
+    [OP_ATTENTION] = {op_attention, false, false},
+    [OP_SILU_MUL] = {op_silu_mul, true, true},
+    [OP_ALL_REDUCE] = {op_all_reduce, false, false},
+    [OP_PICK] = {op_pick, false, true},
+    [OP_SAMPLE] = {op_sample, false, false},
+};
+
+static enum extent extent_of(const struct program *p, const struct op *op)
+{
+    int buffer = op->out >= 0 ? op->out : op->in[0];
+
+    return buffer >= 0 ? p->buffers[buffer].rows : EXTENT_TOKENS;
+}
+
+void plan_barriers(struct executable *x)
+{
+    const struct program *p = x->program;
+
+    for (int i = 0; i < p->n_ops; i++) {
+        const struct op *op = &p->ops[i], *next = op + 1;
+        bool last = i == p->n_ops - 1;
+
+        x->barrier_after[i] = last || !table[op->kind].rowwise_end ||
+                              !table[next->kind].rowwise_begin ||
+                              extent_of(p, op) != extent_of(p, next) ||
+                              (next->kind == OP_LINEAR && reads_in_place(x, next->weight));
+    }
+}
+
+/* Thread 0, behind the step's last barrier. */
+static void step_end(struct step *s, int op)
+{
+    struct executable *x = s->x;
+
+    for (int t = 0; t < x->threads && s->status == STATUS_OK; t++)
+        if (s->told[t] < 0)
+            s->status = s->told[t];
+    if (s->status == STATUS_OK) {
+        step_commit(s);
+        return;
+    }
+    s->failed_op = op;
+    x->failed = s->status;
+}
+
+void step_run(void *context, int thread)
+{
+    struct step *s = context;
+    struct executable *x = s->x;
+    const struct program *p = x->program;
+    int i;
+
+    for (i = 0; i < p->n_ops; i++) {
+        enum status status = table[p->ops[i].kind].row(s, &p->ops[i], thread);
+
+        if (status != STATUS_OK)
+            s->told[thread] = status;
+        if (x->barrier_after[i] && pool_barrier(x->device->pool, status != STATUS_OK))
+            break;
+    }
+    if (thread == 0)
+        step_end(s, i);
+}

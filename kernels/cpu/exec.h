@@ -1,0 +1,159 @@
+/* exec.h - a program loaded on the CPU, and a step of it under way. Private to kernels/cpu.
+ *
+ * Who writes what. The caller (queue.c) fills a step's place and posts it; from
+ * then until the step is done the place belongs to the pool. Sequences, block
+ * tables and everything that OP_BEGIN derives from the plan belong to thread 0,
+ * which changes them only where the others wait (begin.c). Buffers belong to
+ * whichever thread an operation gives a part of them, until the next barrier.
+ *
+ * An operation is a function that every thread calls and that does its own
+ * thread's part. It may use pool_barrier() inside, every thread alike. */
+#ifndef QUERN_KERNELS_CPU_EXEC_H
+#define QUERN_KERNELS_CPU_EXEC_H
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/pool.h"
+#include "kernels/cpu/sample.h"
+#include "quern/backend.h"
+
+enum {
+    LIST_ROOM = 256, /* candidates that a rank shows its peers */
+    NO_BLOCK = 0xff, /* each byte of a block table entry that has none: UINT32_MAX */
+};
+
+struct device {
+    struct cpu_kernels kernels;
+    struct pool *pool;
+    char text[64]; /* describe() */
+};
+
+struct sequence {
+    uint32_t length;  /* tokens in the cache */
+    int32_t last_id;  /* 0 until one is sampled */
+    struct sampling sampling;
+};
+
+/* An output row that is sampled. */
+struct draw {
+    uint32_t output, slot;
+    uint32_t position; /* of the new token */
+    uint32_t record_at; /* bytes into the rank's records */
+    enum sample_mode mode;
+    bool whole; /* the lists were too short: gather the row */
+};
+
+/* What a rank tells its peers about its shard of one row; only `pick` unless SAMPLE_LIST. */
+struct shard_record {
+    struct pick pick;
+    uint32_t n, total;
+    struct mass mass;
+    struct candidate candidates[LIST_ROOM];
+};
+
+/* One of BACKEND_DEPTH places. */
+struct step {
+    struct executable *x;
+    bool used;
+    uint32_t ticket;     /* of the pool */
+    uint64_t number;
+    struct plan *plan;   /* [plan_max_bytes] a copy */
+    int32_t *ids;        /* [max_outputs] the result */
+    float *logits;       /* [max_outputs, vocab] the result, rank 0 */
+    bool wants_logits;
+    enum status *told;   /* [threads] a thread that failed says why, before the barrier */
+    enum status status;  /* thread 0, at the end */
+    int failed_op;
+};
+
+struct executable {
+    struct device *device;
+    const struct program *program;
+    struct comm *comm; /* NULL: alone */
+    int threads;
+
+    void *memory, *cache; /* two mappings */
+    size_t bytes[2];
+
+    float *buffers[PROGRAM_MAX_BUFFERS]; /* [max rows, cols] */
+    void *rounded;           /* [max rows, widest linear input] in the kernel's x type */
+    struct sequence *sequences; /* [max_slots] */
+    uint32_t *tables;        /* [max_slots, max_blocks_per_slot]; UINT32_MAX: no block */
+    bool *barrier_after;     /* [n_ops] */
+
+    /* Of the step that runs: OP_BEGIN writes. */
+    int32_t *tokens;         /* [max_tokens] ids, none negative */
+    uint32_t *positions;     /* [max_tokens] */
+    const uint32_t **blocks; /* [max_tokens] */
+    float *cos, *sin;        /* [max_tokens, head_dim / 2] */
+    uint32_t *picked;        /* [max_outputs] token of each output */
+    uint32_t *attention_from; /* [threads + 1] items: each thread's first */
+    struct draw *draws;      /* [max draws] */
+    uint32_t n_draws, record_bytes;
+
+    /* Sampling. */
+    struct sample_scratch *scratch; /* [threads], [vocab] each */
+    char *records, *all_records;    /* [max draws] shard_record; [size] of that */
+    float *shard, *shards, *row;    /* a whole row: [vocab] padded, [size, vocab], [vocab] */
+    uint32_t *shard_ranges;         /* [size][2] first id, ids; asked for once */
+    size_t *shard_sizes, *shard_offsets; /* [size] in bytes */
+    bool ranges_known;
+
+    struct step steps[BACKEND_DEPTH];
+    uint64_t submitted;      /* caller writes */
+    enum status broken;      /* caller's: what wait() answers for ever */
+    enum status failed;      /* thread 0's: no step runs any more */
+    char why[160];           /* thread 0 writes, when it finds the fault itself */
+};
+
+typedef enum status op_row(struct step *s, const struct op *op, int thread);
+
+op_row op_begin, op_sample;
+
+/* Thread 0, when all operations are done: sequences take the step's tokens and ids. */
+void step_commit(struct step *s);
+
+/* pool_work: runs a step. context: struct step. */
+void step_run(void *context, int thread);
+
+/* What `barrier_after` says (exec.c). */
+void plan_barriers(struct executable *x);
+
+/* Assigns every pointer of x into its memory, in one order; with memory NULL it only counts.
+ * Returns the bytes of all. */
+size_t layout_memory(struct executable *x);
+size_t cache_bytes(const struct program_shape *shape);
+struct kv_view cache_view(const struct executable *x, int layer);
+
+static inline bool is_alone(const struct executable *x)
+{
+    return x->comm == NULL || x->comm->size == 1;
+}
+
+/* Thread `thread`'s part of n items. */
+struct part {
+    uint32_t from, to;
+};
+
+static inline struct part part_of(uint32_t n, int thread, int threads)
+{
+    return (struct part){
+        .from = (uint32_t)((uint64_t)n * (uint32_t)thread / (uint32_t)threads),
+        .to = (uint32_t)((uint64_t)n * ((uint32_t)thread + 1) / (uint32_t)threads),
+    };
+}
+
+/* Rows that a buffer of this extent has in this step. */
+static inline uint32_t rows_of(const struct step *s, enum extent rows)
+{
+    return rows == EXTENT_TOKENS ? s->plan->n_tokens : s->plan->n_outputs;
+}
+
+/* backend.h's weight_bytes and weight_pack (pack.c). */
+size_t pack_bytes(struct device *d, enum weight_format format, uint32_t n, uint32_t k);
+void pack_rows(struct device *d, struct weight *w, uint32_t n0, uint32_t rows, const void *src);
+
+/* Memory mapped for this process alone, zeroed, not yet there; NULL when there is none. */
+void *memory_map(size_t bytes, bool huge);
+void memory_unmap(void *mem, size_t bytes);
+
+#endif

@@ -1,0 +1,175 @@
+/* layout.c - where a loaded program's memory lies.
+ *
+ * One function names every array once; run without memory it counts, run with
+ * memory it assigns, so the two cannot disagree. The mapping is lazy: what a
+ * step never touches (a long row's scratch, logits nobody asks for) costs
+ * address space only. The KV cache is a mapping of its own and is never
+ * cleared: a position is written before it is read. */
+#include <sys/mman.h>
+
+#include "kernels/cpu/exec.h"
+
+enum { LINE = 64, HUGE_BYTES = 2 << 20 };
+
+void *memory_map(size_t bytes, bool huge)
+{
+    void *mem = mmap(NULL, bytes > 0 ? bytes : 1, PROT_READ | PROT_WRITE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (mem == MAP_FAILED)
+        return NULL;
+    if (huge && bytes >= HUGE_BYTES)
+        (void)madvise(mem, bytes, MADV_HUGEPAGE); /* only a wish */
+    return mem;
+}
+
+void memory_unmap(void *mem, size_t bytes)
+{
+    if (mem != NULL)
+        munmap(mem, bytes > 0 ? bytes : 1);
+}
+
+struct carver {
+    char *base; /* NULL: counting */
+    size_t at;
+};
+
+static void *carve(struct carver *c, size_t count, size_t each)
+{
+    size_t here = (c->at + LINE - 1) & ~(size_t)(LINE - 1);
+
+    c->at = here + count * each;
+    return c->base != NULL ? c->base + here : NULL;
+}
+
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+static uint32_t widest_linear(const struct program *p)
+{
+    uint32_t k = 0;
+
+    for (int i = 0; i < p->n_ops; i++)
+        if (p->ops[i].kind == OP_LINEAR)
+            k = larger(k, p->ops[i].weight->k);
+    return (k + 1) & ~1u;
+}
+
+static uint32_t most_draws(const struct plan_limits *l)
+{
+    return l->max_outputs < l->max_slots ? l->max_outputs : l->max_slots;
+}
+
+static void layout_buffers(struct executable *x, struct carver *c)
+{
+    const struct program *p = x->program;
+    const struct plan_limits *l = &p->shape.limits;
+
+    for (int i = 0; i < p->n_buffers; i++) {
+        uint32_t rows = p->buffers[i].rows == EXTENT_TOKENS ? l->max_tokens : l->max_outputs;
+
+        x->buffers[i] = carve(c, (size_t)rows * p->buffers[i].cols, sizeof(float));
+    }
+    x->rounded = carve(c, (size_t)larger(l->max_tokens, l->max_outputs) * widest_linear(p),
+        sizeof(float));
+}
+
+static void layout_state(struct executable *x, struct carver *c)
+{
+    const struct program_shape *shape = &x->program->shape;
+    const struct plan_limits *l = &shape->limits;
+    size_t angles = (size_t)l->max_tokens * (shape->head_dim / 2);
+
+    x->sequences = carve(c, l->max_slots, sizeof(*x->sequences));
+    x->tables = carve(c, (size_t)l->max_slots * l->max_blocks_per_slot, sizeof(*x->tables));
+    x->barrier_after = carve(c, (size_t)x->program->n_ops, sizeof(*x->barrier_after));
+    x->tokens = carve(c, l->max_tokens, sizeof(*x->tokens));
+    x->positions = carve(c, l->max_tokens, sizeof(*x->positions));
+    x->blocks = carve(c, l->max_tokens, sizeof(*x->blocks));
+    x->cos = carve(c, angles, sizeof(*x->cos));
+    x->sin = carve(c, angles, sizeof(*x->sin));
+    x->picked = carve(c, l->max_outputs, sizeof(*x->picked));
+    x->attention_from = carve(c, (size_t)x->threads + 1, sizeof(*x->attention_from));
+    x->draws = carve(c, most_draws(l), sizeof(*x->draws));
+}
+
+static void layout_sampling(struct executable *x, struct carver *c)
+{
+    uint32_t vocab = x->program->shape.vocab, draws = most_draws(&x->program->shape.limits);
+    size_t ranks = is_alone(x) ? 0 : (size_t)x->comm->size;
+
+    x->scratch = carve(c, (size_t)x->threads, sizeof(*x->scratch));
+    for (int t = 0; t < x->threads; t++) {
+        struct candidate *a = carve(c, vocab, sizeof(*a)), *b = carve(c, vocab, sizeof(*b));
+
+        if (c->base != NULL)
+            x->scratch[t] = (struct sample_scratch){.a = a, .b = b};
+    }
+    if (ranks == 0)
+        return;
+    x->records = carve(c, draws, sizeof(struct shard_record));
+    x->all_records = carve(c, ranks * draws, sizeof(struct shard_record));
+    x->shard = carve(c, vocab, sizeof(float));
+    x->shards = carve(c, ranks * vocab, sizeof(float));
+    x->row = carve(c, vocab, sizeof(float));
+    x->shard_ranges = carve(c, ranks * 2, sizeof(*x->shard_ranges));
+    x->shard_sizes = carve(c, ranks, sizeof(*x->shard_sizes));
+    x->shard_offsets = carve(c, ranks, sizeof(*x->shard_offsets));
+}
+
+static void layout_steps(struct executable *x, struct carver *c)
+{
+    const struct program_shape *shape = &x->program->shape;
+    uint32_t outputs = shape->limits.max_outputs;
+    bool root = is_alone(x) || x->comm->rank == 0;
+
+    for (int i = 0; i < BACKEND_DEPTH; i++) {
+        struct step *s = &x->steps[i];
+
+        s->x = x;
+        s->plan = carve(c, plan_max_bytes(&shape->limits), 1);
+        s->ids = carve(c, outputs, sizeof(*s->ids));
+        s->logits = carve(c, root ? (size_t)outputs * shape->vocab : 0, sizeof(*s->logits));
+        s->told = carve(c, (size_t)x->threads, sizeof(*s->told));
+    }
+}
+
+size_t layout_memory(struct executable *x)
+{
+    struct carver c = {.base = x->memory};
+
+    layout_buffers(x, &c);
+    layout_state(x, &c);
+    layout_sampling(x, &c);
+    layout_steps(x, &c);
+    return c.at;
+}
+
+/* One of k and v, of one layer. */
+static size_t layer_bytes(const struct program_shape *shape)
+{
+    return (size_t)shape->limits.n_blocks * (program_block_bytes(shape) / 2);
+}
+
+size_t cache_bytes(const struct program_shape *shape)
+{
+    return 2 * shape->layers * layer_bytes(shape);
+}
+
+struct kv_view cache_view(const struct executable *x, int layer)
+{
+    const struct program_shape *shape = &x->program->shape;
+    size_t each = layer_bytes(shape);
+    char *base = (char *)x->cache + 2 * (size_t)layer * each;
+
+    return (struct kv_view){
+        .k = base,
+        .v = base + each,
+        .dtype = shape->kv_dtype,
+        .kv_heads = shape->kv_heads,
+        .block_size = shape->limits.block_size,
+        .head_dim = shape->head_dim,
+    };
+}

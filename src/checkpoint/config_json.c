@@ -1,0 +1,209 @@
+/* config_json.c - one place that turns JSON values into C values.
+ *
+ * Every reader here leaves its output alone when the field is absent or null, so that a caller
+ * writes its defaults first and then reads: Hugging Face treats the two alike. */
+#include "checkpoint/config_json.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "quern/log.h"
+
+const char *path_base(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash != NULL ? slash + 1 : path;
+}
+
+enum status path_join(char *out, size_t out_bytes, const char *dir, const char *name)
+{
+    int n = snprintf(out, out_bytes, "%s/%s", dir, name);
+
+    if (n < 0 || (size_t)n >= out_bytes)
+        return log_fail(STATUS_INVALID, "path %.64s... is too long: use a shorter one", dir);
+    return STATUS_OK;
+}
+
+/* Reads at most max_bytes + 1 bytes, so that a longer file is noticed without its size: the
+ * path may be a pipe. */
+static enum status read_whole(const char *path, size_t max_bytes, char **text, size_t *bytes)
+{
+    FILE *file = fopen(path, "re");
+    size_t used = 0, room = 1 << 16;
+    char *buffer = NULL;
+    enum status s = STATUS_NOMEM;
+
+    if (file == NULL)
+        return log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
+    for (;;) {
+        char *larger = realloc(buffer, room);
+
+        if (larger == NULL) {
+            log_fail(s, "%s: no memory to read it", path);
+            goto err_free;
+        }
+        buffer = larger;
+        used += fread(buffer + used, 1, room - used, file);
+        if (used < room)
+            break;
+        room *= 2;
+        if (used > max_bytes)
+            break;
+    }
+    if (ferror(file)) {
+        s = log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
+        goto err_free;
+    }
+    if (used > max_bytes) {
+        s = log_fail(STATUS_INVALID, "%s: larger than %zu bytes: not a file of a checkpoint",
+                     path, max_bytes);
+        goto err_free;
+    }
+    fclose(file);
+    *text = buffer;
+    *bytes = used;
+    return STATUS_OK;
+
+err_free:
+    free(buffer);
+    fclose(file);
+    return s;
+}
+
+enum status json_read_file(const char *path, size_t max_bytes, json_t **object)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    json_error_t error;
+    json_t *root;
+    enum status s = read_whole(path, max_bytes, &text, &bytes);
+
+    if (s != STATUS_OK)
+        return s;
+    root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    free(text);
+    if (root == NULL)
+        return log_fail(STATUS_INVALID, "%s: line %d: not valid JSON: %s", path_base(path),
+                        error.line, error.text);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return log_fail(STATUS_INVALID, "%s: the top level is not a JSON object",
+                        path_base(path));
+    }
+    *object = root;
+    return STATUS_OK;
+}
+
+/* What the file says, for a message: at most 40 characters of JSON. */
+static const char *shown(const json_t *value, char out[48])
+{
+    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII);
+
+    snprintf(out, 48, "%.40s", text != NULL ? text : "?");
+    free(text);
+    return out;
+}
+
+enum status json_field_int(const char *file, const json_t *object, const char *key, int low,
+                           int high, int *out)
+{
+    const json_t *value = json_object_get(object, key);
+    char text[48];
+
+    if (value == NULL || json_is_null(value))
+        return STATUS_OK;
+    if (!json_is_integer(value) || json_integer_value(value) < low ||
+        json_integer_value(value) > high)
+        return log_fail(STATUS_INVALID, "%s: %s is %s, it must be a whole number from %d to %d",
+                        file, key, shown(value, text), low, high);
+    *out = (int)json_integer_value(value);
+    return STATUS_OK;
+}
+
+enum status json_field_real(const char *file, const json_t *object, const char *key, double low,
+                            double high, double *out)
+{
+    const json_t *value = json_object_get(object, key);
+    double x = json_number_value(value);
+    char text[48];
+
+    if (value == NULL || json_is_null(value))
+        return STATUS_OK;
+    if (!json_is_number(value) || !(x >= low && x <= high))
+        return log_fail(STATUS_INVALID, "%s: %s is %s, it must be a number from %g to %g", file,
+                        key, shown(value, text), low, high);
+    *out = x;
+    return STATUS_OK;
+}
+
+enum status json_field_bool(const char *file, const json_t *object, const char *key, bool *out)
+{
+    const json_t *value = json_object_get(object, key);
+    char text[48];
+
+    if (value == NULL || json_is_null(value))
+        return STATUS_OK;
+    if (!json_is_boolean(value))
+        return log_fail(STATUS_INVALID, "%s: %s is %s, it must be true or false", file, key,
+                        shown(value, text));
+    *out = json_is_true(value);
+    return STATUS_OK;
+}
+
+enum status json_field_string(const char *file, const json_t *object, const char *key,
+                              const char **out)
+{
+    const json_t *value = json_object_get(object, key);
+    char text[48];
+
+    if (value == NULL || json_is_null(value))
+        return STATUS_OK;
+    if (!json_is_string(value))
+        return log_fail(STATUS_INVALID, "%s: %s is %s, it must be a string", file, key,
+                        shown(value, text));
+    *out = json_string_value(value);
+    return STATUS_OK;
+}
+
+static enum status add_id(const char *file, const char *key, const json_t *value, int *ids,
+                          int limit, int *count)
+{
+    char text[48];
+    int id;
+
+    if (!json_is_integer(value) || json_integer_value(value) < 0 ||
+        json_integer_value(value) > INT_MAX)
+        return log_fail(STATUS_INVALID, "%s: %s has %s, it must hold token ids", file, key,
+                        shown(value, text));
+    id = (int)json_integer_value(value);
+    for (int i = 0; i < *count; i++)
+        if (ids[i] == id)
+            return STATUS_OK;
+    if (*count == limit)
+        return log_fail(STATUS_INVALID, "%s: %s has more than %d token ids", file, key, limit);
+    ids[(*count)++] = id;
+    return STATUS_OK;
+}
+
+enum status json_field_ids(const char *file, const json_t *object, const char *key, int *ids,
+                           int limit, int *count)
+{
+    const json_t *value = json_object_get(object, key), *element;
+    size_t i;
+    enum status s;
+
+    if (value == NULL || json_is_null(value))
+        return STATUS_OK;
+    if (!json_is_array(value))
+        return add_id(file, key, value, ids, limit, count);
+    json_array_foreach(value, i, element) {
+        s = add_id(file, key, element, ids, limit, count);
+        if (s != STATUS_OK)
+            return s;
+    }
+    return STATUS_OK;
+}

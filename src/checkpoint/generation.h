@@ -1,0 +1,31 @@
+/* generation.h - how a model wants to be sampled when nobody says otherwise.
+ *
+ * Purpose:  generation_config.json's defaults, and the ids that end an answer: the union of this
+ *           file's and config.json's (FACTS 1.2: Qwen3's config.json has only one of its two).
+ * Owns:     a plain value.
+ * Blocking: reads one small file. */
+#ifndef QUERN_CHECKPOINT_GENERATION_H
+#define QUERN_CHECKPOINT_GENERATION_H
+
+#include <stdbool.h>
+
+#include "checkpoint/config.h"
+#include "quern/status.h"
+
+enum { GENERATION_EOS_MAX = 16 };
+
+struct generation_defaults {
+    bool do_sample;    /* false: greedy */
+    float temperature; /* >= 0; 1 where the file is silent */
+    float top_p;       /* (0, 1]; 1: no cut */
+    float min_p;       /* [0, 1]; 0: no cut */
+    int top_k;         /* 0: no cut; also where the file is silent */
+    int eos[GENERATION_EOS_MAX], n_eos;
+};
+
+/* `model` is a directory, or "synth:..." which has no file. Without generation_config.json: greedy,
+ * and config.json's eos. INVALID names the field. *out is written only with OK. */
+enum status generation_read(const char *model, const struct model_config *cfg,
+                            struct generation_defaults *out);
+
+#endif

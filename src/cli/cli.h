@@ -1,0 +1,11 @@
+/* cli.h - commands that are clients: they know libquern and nothing below it. */
+#ifndef QUERN_CLI_CLI_H
+#define QUERN_CLI_CLI_H
+
+/* Exit statuses of every command. */
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+
+/* argv[0] is the command's name. Each returns an exit status. */
+int command_run(int argc, char **argv);
+
+#endif

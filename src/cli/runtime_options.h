@@ -1,0 +1,36 @@
+/* runtime_options.h - the options that every command with a model shares. */
+#ifndef QUERN_CLI_RUNTIME_OPTIONS_H
+#define QUERN_CLI_RUNTIME_OPTIONS_H
+
+#include "base/options.h"
+#include "quern.h"
+
+/* Rows for a struct quern_options at offset `at` of a command's values. */
+#define RUNTIME_OPTION_ROWS(at)                                                                    \
+    {"model", 'm', OPTION_TEXT, (at) + offsetof(struct quern_options, model), "DIR",               \
+        "directory, Hugging Face cache name or synth:NAME (default: the storyteller)", 0, 0, 0},   \
+    {"tp", 0, OPTION_INT, (at) + offsetof(struct quern_options, tp), "N",                          \
+        "ranks that share the model (default 1)", 1, 16, 0},                                       \
+    {"threads", 0, OPTION_INT, (at) + offsetof(struct quern_options, threads), "T",                \
+        "threads per rank (default: the cores divided by the ranks)", 1, 256, 0},                  \
+    {"backend", 0, OPTION_CHOICE, (at) + offsetof(struct quern_options, backend), "cpu|cuda|auto", \
+        "what computes (default auto)", 0, 0, 0},                                                  \
+    {"compute", 0, OPTION_CHOICE, (at) + offsetof(struct quern_options, compute), "bf16|f32",      \
+        "bf16: inputs of linear layers are rounded (default bf16)", 0, 0, 0},                      \
+    {"kv-dtype", 0, OPTION_CHOICE, (at) + offsetof(struct quern_options, kv_dtype),                \
+        "bf16|f16|f32", "type of the KV cache (default bf16)", 0, 0, 0},                           \
+    {"max-model-len", 0, OPTION_INT, (at) + offsetof(struct quern_options, max_model_len), "N",    \
+        "tokens of prompt and answer (default: the model's, as memory allows)", 2, 16777216, 0},   \
+    {"max-seqs", 0, OPTION_INT, (at) + offsetof(struct quern_options, max_seqs), "N",              \
+        "sequences at once (default 16)", 1, 1024, 0},                                             \
+    {"max-batched-tokens", 0, OPTION_INT,                                                          \
+        (at) + offsetof(struct quern_options, max_batched_tokens), "N",                            \
+        "tokens in one step (default 512)", 1, 65536, 0},                                          \
+    {"block-size", 0, OPTION_INT, (at) + offsetof(struct quern_options, block_size), "N",          \
+        "tokens in a KV block (default 32)", 1, 4096, 0},                                          \
+    {"memory", 0, OPTION_BYTES, (at) + offsetof(struct quern_options, memory), "BYTES",            \
+        "what all ranks together may take, such as 8G (default: what is there)", 0, 0, 0},         \
+    {"log-level", 0, OPTION_CHOICE, (at) + offsetof(struct quern_options, log_level),              \
+        "error|warn|info|debug", "what is told on standard error (default warn)", 0, 0, 0}
+
+#endif

@@ -1,0 +1,76 @@
+/* engine.h - which tokens the next step computes.
+ *
+ * The scheduler of the leader: sequences in, plans out, ids back, events out.
+ * It knows ids, slots and block numbers, no tensors. It plans one step ahead:
+ * engine_plan() may be called for step k+1 before engine_done() of step k,
+ * because a decode row's token is "the last id of its slot". An end is
+ * therefore noticed one step late: the extra row's id is dropped, and the
+ * sequence's slot and blocks are free once no planned step names them.
+ *
+ * A sequence is admitted in order of arrival when there are a slot and blocks
+ * for its prompt and all of its answer, so an admitted one never stops for
+ * want of memory. Each step holds one row per running answer first, then
+ * prompt chunks until max_tokens is reached.
+ *
+ * One owner, no locks, no system calls; allocation only in engine_add(). */
+#ifndef QUERN_ENGINE_ENGINE_H
+#define QUERN_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quern/plan.h"
+
+struct engine;
+
+enum engine_finish { ENGINE_STOP, ENGINE_LENGTH, ENGINE_CANCELLED };
+
+struct engine_options {
+    struct plan_limits limits;
+    uint32_t generation;
+    uint32_t max_model_len;
+    const int32_t *eos; /* copied */
+    size_t n_eos;
+};
+
+struct engine_request {
+    uint64_t id;
+    const int32_t *ids; /* [n_ids], copied; n_ids >= 1, n_ids < max_model_len */
+    uint32_t n_ids;
+    uint32_t max_tokens; /* >= 1; the context's end cuts it */
+    struct sampling sampling;
+    bool ignore_eos;
+};
+
+/* What a finished step means to a request: an id, then at its end `done`. */
+struct engine_event {
+    uint64_t id;
+    bool done;
+    int32_t token;            /* unless done */
+    enum engine_finish finish; /* if done */
+    uint32_t output_tokens;   /* if done: the end token counts */
+};
+typedef void engine_emit(void *context, const struct engine_event *event);
+
+enum status engine_open(const struct engine_options *options, struct engine **out);
+void engine_close(struct engine *e);
+
+/* INVALID (logged) when the request cannot ever run. */
+enum status engine_add(struct engine *e, const struct engine_request *request);
+
+/* Unknown ids are ignored: the request has just ended. */
+void engine_cancel(struct engine *e, uint64_t id, engine_emit *emit, void *context);
+
+/* Writes the next step into `plan` (plan_max_bytes() long). AGAIN: nothing to do. */
+enum status engine_plan(struct engine *e, struct plan *plan);
+
+/* Step `number` is done with ids[n_outputs], in the order of the plan's outputs. Steps are
+ * reported in order, each once. */
+void engine_done(struct engine *e, uint64_t number, const int32_t *ids, engine_emit *emit,
+    void *context);
+
+/* Nothing waits, runs or is planned. */
+bool engine_idle(const struct engine *e);
+
+#endif

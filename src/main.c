@@ -1,0 +1,70 @@
+/* main.c - quern COMMAND: the table of commands.
+ *
+ * The same program is client, supervisor and worker: the supervisor starts
+ * /proc/self/exe again, so one file is all there is to install. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "quern.h"
+#include "quern/log.h"
+#include "tools/tools.h"
+#include "worker/worker.h"
+
+struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *summary; /* NULL: not for people */
+};
+
+static const struct command commands[] = {
+    {"run", command_run, "complete a prompt"},
+    {"serve", command_serve, "serve clients on a socket"},
+    {"logits", command_logits, "write the logits of a prompt to a file"},
+    {"tokenize", command_tokenize, "text to token ids, JSON lines"},
+    {"detokenize", command_detokenize, "token ids to text, JSON lines"},
+    {"template", command_template, "chat messages to a prompt, JSON lines"},
+    {"synth", command_synth, "write a checkpoint of random weights"},
+    {"bench", command_bench, "measure this machine and quern on it"},
+    {"doctor", command_doctor, "check this machine, and say what to do"},
+    {"worker", worker_main, NULL},
+    {"text", command_text, NULL},
+};
+
+enum { COMMANDS = sizeof(commands) / sizeof(commands[0]) };
+
+static int usage(void)
+{
+    printf("quern %s - runs Qwen3 on this machine\n\nusage: quern COMMAND [OPTIONS]\n\n",
+        QUERN_VERSION);
+    for (int i = 0; i < COMMANDS; i++)
+        if (commands[i].summary != NULL)
+            printf("  %-12s %s\n", commands[i].name, commands[i].summary);
+    printf("\nquern COMMAND --help tells more. Try: quern run \"Once upon a time\"\n");
+    return EXIT_DONE;
+}
+
+static bool asks(int argc, char **argv, const char *option)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], option) == 0)
+            return true;
+    return false;
+}
+
+int main(int argc, char **argv)
+{
+    log_set_sink(log_to_stderr, NULL);
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0)
+        return argc < 2 ? (usage(), EXIT_USAGE) : usage();
+    if (asks(argc, argv, "--version")) {
+        printf("quern %s\n", QUERN_VERSION);
+        return EXIT_DONE;
+    }
+    for (int i = 0; i < COMMANDS; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(argc - 1, argv + 1);
+    log_fail(STATUS_INVALID, "unknown command \"%s\": see quern --help", argv[1]);
+    return EXIT_USAGE;
+}

@@ -1,0 +1,49 @@
+/* program.h - building a program: buffers and operations, appended in order.
+ *
+ * The builder of src/layers calls program_init(), then program_buffer() and
+ * program_op() as the model's layers go by, then program_check() once. From
+ * then on the program does not change; backends read it.
+ *
+ * Operations and their buffers ("in place": out is in[0] or -1):
+ *   OP_BEGIN      none; the first operation, once
+ *   OP_EMBED      out [tokens, k], weight [vocab_rows, k]; Partial when the table is cut
+ *   OP_NORM       in[0] -> out, both Replicate and of one shape; weight vector [cols]
+ *   OP_ADD_NORM   in[0] += in[1], then as OP_NORM
+ *   OP_LINEAR     in[0] [rows, k] -> out [rows, n]. Of Replicate: Shard or Replicate; of
+ *                 Shard: Partial, and then without a bias
+ *   OP_ADD_BIAS   in place; weight vector [cols]
+ *   OP_QK_ROPE    in place on [tokens, (heads + 2 kv_heads) head_dim]; weight, weight2
+ *                 vectors [head_dim]
+ *   OP_ATTENTION  in[0] as above -> out [tokens, heads head_dim]
+ *   OP_SILU_MUL   in[0] [rows, 2 cols] -> out [rows, cols], placed alike
+ *   OP_ALL_REDUCE in place: Partial -> Replicate
+ *   OP_PICK       in[0] [tokens, cols] -> out [outputs, cols], placed alike
+ *   OP_SAMPLE     in[0] [outputs, vocab_rows]
+ * On one rank Shard and Replicate are the same thing; Partial stays a debt
+ * that an OP_ALL_REDUCE must pay. */
+#ifndef QUERN_PROGRAM_PROGRAM_H
+#define QUERN_PROGRAM_PROGRAM_H
+
+#include "quern/program.h"
+
+/* An empty program. comm may be NULL (alone); it must outlive the program. */
+void program_init(struct program *p, const struct program_shape *shape, struct comm *comm);
+
+/* The new buffer's number, or -1 (logged) when there are PROGRAM_MAX_BUFFERS or cols is 0.
+ * `name` is a static string. */
+int program_buffer(struct program *p, const char *name, enum extent rows, uint32_t cols,
+    enum place place);
+
+/* Appends; *op is copied, its weights are not. INVALID for buffer numbers that are none,
+ * NOMEM. What the operation does with them is program_check()'s business. */
+enum status program_op(struct program *p, struct op op);
+
+/* OK, or INVALID (logged, naming operation and buffer): a Partial buffer is read by anything
+ * but OP_ALL_REDUCE, or overwritten or left so; a buffer is read before it is written; shapes
+ * or placements do not fit; the shape itself is out of range. */
+enum status program_check(const struct program *p);
+
+/* Frees the list of operations; the program is empty then. */
+void program_free(struct program *p);
+
+#endif

@@ -1,0 +1,169 @@
+/* text_worker.c - take a text, answer with ids; take messages, render, answer with ids.
+ *
+ * A request that is wrong (no UTF-8, no JSON) is answered with the error line
+ * and harms nothing else. */
+#include "text/text_worker.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "quern/log.h"
+#include "text/json_value.h"
+#include "text/template.h"
+#include "text/tokenizer.h"
+#include "text/vocab_table.h"
+
+struct text_worker {
+    struct group *g;
+    struct tokenizer *tokenizer;
+    struct chat_template *template;
+};
+
+static bool has_request(void *context)
+{
+    struct text_worker *t = context;
+    const void *slot;
+
+    return ring_peek(&t->g->text_requests, &slot) != STATUS_AGAIN;
+}
+
+/* The supervisor reads replies at every turn, so a full ring empties soon. */
+static enum status reserve_reply(struct text_worker *t, size_t bytes, void **slot,
+    struct text_msg *m)
+{
+    const struct timespec nap = {.tv_nsec = 50000};
+    struct group *g = t->g;
+    enum status s;
+
+    for (;;) {
+        s = ring_reserve(&g->text_replies, slot);
+        if (s == STATUS_OK)
+            s = arena_alloc(&g->reply_arena, bytes, &m->at, &m->end);
+        if (s != STATUS_AGAIN)
+            return s;
+        /* acquire: pairs with the failing member's release */
+        if (atomic_load_explicit(&g->control->abort_word, memory_order_acquire) != 0)
+            return STATUS_DEAD;
+        nanosleep(&nap, NULL);
+    }
+}
+
+static enum status reply(struct text_worker *t, const struct text_msg *request, enum status status,
+    const void *payload, size_t bytes)
+{
+    struct text_msg m = {.generation = t->g->control->generation, .kind = request->kind,
+        .id = request->id, .bytes = (uint32_t)bytes, .status = status};
+    void *slot;
+    enum status s = reserve_reply(t, bytes, &slot, &m);
+
+    if (s != STATUS_OK)
+        return s;
+    if (bytes > 0)
+        memcpy(arena_at(&t->g->reply_arena, m.at, bytes), payload, bytes);
+    *(struct text_msg *)slot = m;
+    ring_publish(&t->g->text_replies);
+    return doorbell_ring(&t->g->supervisor_bell);
+}
+
+/* {messages, tools, ...} -> the prompt as text, malloc'ed. */
+static enum status render(struct text_worker *t, const char *json, size_t bytes, char **text,
+    size_t *text_bytes)
+{
+    struct json_document d;
+    enum status s = json_document_parse("the request", json, bytes, &d);
+
+    if (s != STATUS_OK)
+        return s;
+    s = template_render(t->template, d.root, text, text_bytes);
+    json_document_free(&d);
+    return s;
+}
+
+static enum status encode(struct text_worker *t, const struct text_msg *m, const char *data,
+    int32_t **ids, size_t *count)
+{
+    char *rendered = NULL;
+    size_t bytes;
+    enum status s;
+
+    if (m->kind == TEXT_ENCODE)
+        return tokenizer_encode(t->tokenizer, data, m->bytes, true, ids, count);
+    s = render(t, data, m->bytes, &rendered, &bytes);
+    if (s == STATUS_OK)
+        s = tokenizer_encode(t->tokenizer, rendered, bytes, true, ids, count);
+    free(rendered);
+    return s;
+}
+
+static enum status answer(struct text_worker *t, const struct text_msg *m)
+{
+    const char *data = arena_at(&t->g->text_arena, m->at, m->bytes);
+    int32_t *ids = NULL;
+    size_t count = 0;
+    enum status s, released;
+
+    if (data == NULL)
+        return log_fail(STATUS_INVALID, "the text worker was sent a text outside of its memory");
+    s = encode(t, m, data, &ids, &count);
+    released = arena_release(&t->g->text_arena, m->end);
+    if (s == STATUS_OK)
+        s = reply(t, m, STATUS_OK, ids, count * sizeof(*ids));
+    else
+        s = reply(t, m, s, log_last_error(), strlen(log_last_error()));
+    free(ids);
+    return s == STATUS_OK ? released : s;
+}
+
+static enum status publish_vocabulary(struct text_worker *t)
+{
+    size_t bytes = vocab_table_bytes(t->tokenizer);
+    struct segment segment;
+    enum status s = segment_fill("quern-vocab", t->g->vocab_fd, bytes, &segment);
+
+    if (s != STATUS_OK)
+        return s;
+    t->g->vocab_fd = -1; /* the segment's now */
+    s = vocab_table_write(t->tokenizer, segment.base, segment.bytes);
+    segment_close(&segment);
+    return s;
+}
+
+static enum status serve(struct text_worker *t)
+{
+    struct group *g = t->g;
+    const void *slot;
+    enum status s = STATUS_OK;
+
+    while (s == STATUS_OK) {
+        s = ring_peek(&g->text_requests, &slot);
+        if (s == STATUS_OK) {
+            struct text_msg m = *(const struct text_msg *)slot;
+
+            s = answer(t, &m);
+            ring_release(&g->text_requests);
+        } else if (s == STATUS_AGAIN) {
+            s = doorbell_await(&g->text_bell, g->death_fd, has_request, t, 0);
+        }
+    }
+    return s == STATUS_CLOSED ? STATUS_OK : s;
+}
+
+enum status text_worker_run(struct group *g, const char *dir)
+{
+    struct text_worker t = {.g = g};
+    enum status s = tokenizer_open(dir, &t.tokenizer);
+
+    if (s != STATUS_OK)
+        return s;
+    s = template_select(dir, &t.template);
+    if (s == STATUS_OK)
+        s = publish_vocabulary(&t);
+    if (s == STATUS_OK) {
+        member_stage(g, &g->control->text, STAGE_READY);
+        s = serve(&t);
+    }
+    template_close(t.template);
+    tokenizer_close(t.tokenizer);
+    return s;
+}

@@ -1,0 +1,16 @@
+/* text_worker.h - the process in which all text is tokenized.
+ *
+ * A long prompt or a strange file must not stall or harm other streams, so the
+ * tokenizer and the chat template live in a process of their own, between two
+ * rings. It also writes the detokenisation table that the supervisor maps.
+ * Blocking: sleeps on its doorbell. Death: the death pipe ends it. */
+#ifndef QUERN_TEXT_TEXT_WORKER_H
+#define QUERN_TEXT_TEXT_WORKER_H
+
+#include "msg/group.h"
+
+/* Serves until the request ring is closed (OK) or the supervisor is gone (DEAD). `dir` has
+ * tokenizer.json, and perhaps tokenizer_config.json. */
+enum status text_worker_run(struct group *g, const char *dir);
+
+#endif

@@ -1,0 +1,294 @@
+/* logits.c - quern logits: what the model says of every next token, as a file.
+ *
+ * No supervisor and no requests: this process is rank 0 itself, starts the
+ * other ranks as a supervisor would, and publishes one plan after another,
+ * each a chunk of the prompt that wants its tokens' logits. */
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/options.h"
+#include "cli/cli.h"
+#include "cli/runtime_options.h"
+#include "ipc/proc.h"
+#include "quern/log.h"
+#include "tools/group_config.h"
+#include "tools/tools.h"
+#include "worker/worker.h"
+
+struct logits_options {
+    struct quern_options runtime;
+    const char *ids, *output;
+    int last;
+};
+
+#define AT(field) offsetof(struct logits_options, field)
+static const struct option_row logits_rows[] = {
+    RUNTIME_OPTION_ROWS(AT(runtime)),
+    {"seed", 0, OPTION_SEED, AT(runtime.seed), "S", "of synth: weights", 0, 0, 0},
+    {"ids", 0, OPTION_TEXT, AT(ids), "1,2,3", "the prompt's token ids (\"-\": standard input)", 0, 0, 0},
+    {"last", 0, OPTION_INT, AT(last), "K", "positions wanted, from the end (default 1)", 1, 16777216,
+        0},
+    {"output", 'o', OPTION_TEXT, AT(output), "FILE", "a safetensors file: logits [K, vocab] f32", 0,
+        0, 0},
+    {0},
+};
+
+struct ranks {
+    struct group group;
+    int pidfds[GROUP_MAX_RANKS]; /* of ranks 1 .. */
+    int n;
+};
+
+/* Standard input's ids are separated by commas, blanks or line ends. */
+static char *read_ids(void)
+{
+    size_t room = 1 << 16, n = 0, got;
+    char *text = malloc(room);
+
+    while (text != NULL && (got = fread(text + n, 1, room - n - 1, stdin)) > 0) {
+        n += got;
+        if (room - n < 2) {
+            char *more = realloc(text, room *= 2);
+
+            if (more == NULL)
+                free(text);
+            text = more;
+        }
+    }
+    if (text == NULL)
+        return NULL;
+    while (n > 0 && strchr("\n ,", text[n - 1]) != NULL)
+        n--;
+    text[n] = '\0';
+    for (char *c = text; *c != '\0'; c++)
+        if (*c == '\n')
+            *c = ',';
+    return text;
+}
+
+static enum status start_ranks(const struct group_config *config, struct ranks *r)
+{
+    char fds_text[GROUP_FDS_TEXT], rank_text[16];
+    char *argv[] = {"quern", "worker", rank_text, fds_text, NULL};
+    int fds[GROUP_MAX_FDS], n;
+    enum status s = group_create(config, 1, &r->group);
+
+    if (s != STATUS_OK)
+        return s;
+    n = group_fds(&r->group, fds);
+    group_fds_format(&r->group, fds_text);
+    for (int rank = 1; rank < (int)config->tp; rank++) {
+        pid_t pid;
+
+        snprintf(rank_text, sizeof(rank_text), "%d", rank);
+        s = proc_spawn("/proc/self/exe", argv, fds, (size_t)n, &pid, &r->pidfds[r->n]);
+        if (s != STATUS_OK)
+            return s;
+        r->n++;
+    }
+    return STATUS_OK;
+}
+
+/* Ranks that have been told to stop do so at once; the others are killed. */
+static void end_ranks(struct ranks *r, bool told)
+{
+    for (int i = 0; i < r->n; i++) {
+        struct pollfd p = {.fd = r->pidfds[i], .events = POLLIN};
+        struct proc_exit how;
+
+        if (!told || poll(&p, 1, 1000) <= 0)
+            proc_signal(r->pidfds[i], SIGKILL);
+        poll(&p, 1, -1);
+        proc_reap(r->pidfds[i], &how);
+        close(r->pidfds[i]);
+    }
+    group_close(&r->group);
+}
+
+/* Why a collective ended: the rank that failed says so in its slot. */
+static void explain_death(const struct ranks *r)
+{
+    const struct group_control *c = r->group.control;
+
+    for (uint32_t rank = 1; rank < c->config.tp; rank++)
+        if (atomic_load_explicit(&c->ranks[rank].stage, memory_order_acquire) == STAGE_FAILED)
+            log_fail(STATUS_DEAD, "%s", c->ranks[rank].error);
+}
+
+static enum status check_ids(const struct worker *w, const int32_t *ids, size_t n, int last)
+{
+    if (n == 0)
+        return log_fail(STATUS_INVALID, "the prompt is empty: give --ids at least one token id");
+    if (n > w->max_model_len)
+        return log_fail(STATUS_INVALID, "the prompt has %zu tokens, the context holds %u", n,
+            w->max_model_len);
+    if ((size_t)last > n)
+        return log_fail(STATUS_INVALID, "--last %d: the prompt has %zu tokens", last, n);
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] >= w->config.vocab)
+            return log_fail(STATUS_INVALID, "token id %d is out of range: this model has ids 0 to %d",
+                ids[i], w->config.vocab - 1);
+    return STATUS_OK;
+}
+
+static enum status write_header(FILE *f, size_t rows, size_t vocab)
+{
+    char header[256];
+    int n = snprintf(header, sizeof(header),
+        "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%zu,%zu],\"data_offsets\":[0,%zu]}}", rows, vocab,
+        rows * vocab * sizeof(float));
+    uint64_t length;
+
+    while ((n + 8) % 8 != 0)
+        header[n++] = ' ';
+    length = (uint64_t)n;
+    return fwrite(&length, 8, 1, f) == 1 && fwrite(header, (size_t)n, 1, f) == 1
+               ? STATUS_OK
+               : log_fail(STATUS_IO, "the output could not be written: is the disk full?");
+}
+
+/* One chunk: tokens [at, at + n), logits of its last n_outputs. */
+static void fill_plan(struct plan *plan, const struct worker *w, const int32_t *ids, size_t at,
+    size_t n, size_t n_outputs, uint32_t generation)
+{
+    plan_begin(plan, &w->limits, generation, w->submitted);
+    if (at == 0) {
+        plan_starts(plan)[plan->n_starts++] = (struct slot_start){.slot = 0};
+        for (uint32_t i = 0; i < w->limits.max_blocks_per_slot; i++)
+            plan_changes(plan)[plan->n_changes++] =
+                (struct block_change){.slot = 0, .index = i, .block = i};
+    }
+    plan_rows(plan)[plan->n_rows++] = (struct plan_row){
+        .n_tokens = (uint32_t)n,
+        .n_outputs = (uint32_t)n_outputs,
+        .kind = ROW_PREFILL,
+        .output = n_outputs > 0 ? OUTPUT_LOGITS : OUTPUT_NONE,
+    };
+    memcpy(plan_tokens(plan), ids + at, n * sizeof(*ids));
+    plan->n_tokens = (uint32_t)n;
+    plan->n_outputs = (uint32_t)n_outputs;
+    plan_pack(plan);
+}
+
+static enum status run_chunks(struct worker *w, const int32_t *ids, size_t n, size_t last, FILE *f)
+{
+    uint32_t generation = w->group->control->generation;
+    struct plan *plan = malloc(plan_max_bytes(&w->limits));
+    enum status s = STATUS_OK;
+
+    if (plan == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for a plan");
+    for (size_t at = 0, chunk; s == STATUS_OK && at < n; at += chunk) {
+        struct step_result result;
+        size_t wanted; /* of this chunk's positions */
+
+        chunk = n - at < w->limits.max_tokens ? n - at : w->limits.max_tokens;
+        wanted = at + chunk <= n - last ? 0 : at >= n - last ? chunk : at + chunk - (n - last);
+        fill_plan(plan, w, ids, at, chunk, wanted, generation);
+        s = worker_publish(w, plan);
+        if (s == STATUS_OK)
+            s = worker_wait(w, &result);
+        if (s == STATUS_OK && wanted > 0 &&
+            fwrite(result.logits, sizeof(float) * (size_t)w->config.vocab, wanted, f) != wanted)
+            s = log_fail(STATUS_IO, "the output could not be written: is the disk full?");
+    }
+    if (s == STATUS_OK) {
+        plan_begin(plan, &w->limits, generation, w->submitted);
+        plan->flags = PLAN_STOP;
+        plan_pack(plan);
+        s = worker_publish(w, plan);
+    }
+    free(plan);
+    return s;
+}
+
+/* Written under another name, so that there is never half a file. */
+static enum status run_to_file(struct worker *w, const struct logits_options *o, const int32_t *ids,
+    size_t n)
+{
+    char path[4096];
+    enum status s = check_ids(w, ids, n, o->last);
+    FILE *f;
+
+    if (s != STATUS_OK)
+        return s;
+    snprintf(path, sizeof(path), "%s.part-%d", o->output, (int)getpid());
+    f = fopen(path, "wxe");
+    if (f == NULL)
+        return log_fail(STATUS_IO, "%s: cannot be written: %m", o->output);
+    s = write_header(f, (size_t)o->last, (size_t)w->config.vocab);
+    if (s == STATUS_OK)
+        s = run_chunks(w, ids, n, (size_t)o->last, f);
+    if (fclose(f) != 0 && s == STATUS_OK)
+        s = log_fail(STATUS_IO, "%s: %m", o->output);
+    if (s == STATUS_OK && rename(path, o->output) != 0)
+        s = log_fail(STATUS_IO, "%s: %m", o->output);
+    if (s != STATUS_OK)
+        unlink(path);
+    return s;
+}
+
+static enum status run(const struct logits_options *o, const int32_t *ids, size_t n)
+{
+    struct group_config config;
+    struct ranks ranks = {0};
+    struct worker w;
+    enum status s = group_config_from(&o->runtime, &config);
+
+    if (s == STATUS_OK)
+        s = start_ranks(&config, &ranks);
+    if (s == STATUS_OK) {
+        s = worker_open(&ranks.group, 0, &w);
+        if (s == STATUS_OK) {
+            s = run_to_file(&w, o, ids, n);
+            worker_close(&w);
+        }
+        if (s == STATUS_DEAD)
+            explain_death(&ranks);
+    }
+    if (ranks.group.control != NULL)
+        end_ranks(&ranks, s == STATUS_OK);
+    return s;
+}
+
+static void usage(void)
+{
+    printf("quern logits -m DIR --ids 1,2,3 [--last K] -o FILE\n\n"
+           "Writes the float32 logits of the last K positions as a safetensors file.\n\n");
+    options_print(logits_rows);
+}
+
+int command_logits(int argc, char **argv)
+{
+    struct logits_options o = {.last = 1};
+    int32_t *ids = NULL;
+    char *text = NULL;
+    size_t n = 0;
+    int first;
+    enum status s = options_parse(logits_rows, argc, argv, &o, &first);
+
+    if (s == STATUS_CLOSED) {
+        usage();
+        return EXIT_DONE;
+    }
+    if (s != STATUS_OK)
+        return EXIT_USAGE;
+    if (first != argc || o.ids == NULL || o.output == NULL) {
+        log_fail(STATUS_INVALID, "quern logits wants --ids and -o FILE: see quern logits --help");
+        return EXIT_USAGE;
+    }
+    if (strcmp(o.ids, "-") == 0)
+        text = read_ids();
+    s = options_ids(text != NULL ? text : o.ids, &ids, &n);
+    free(text);
+    if (s != STATUS_OK)
+        return EXIT_USAGE;
+    s = run(&o, ids, n);
+    free(ids);
+    return s == STATUS_OK ? EXIT_DONE : EXIT_FAILED;
+}

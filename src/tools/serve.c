@@ -1,0 +1,90 @@
+/* serve.c - quern serve: the supervisor as a command.
+ *
+ * `quern run` and libquern start it with --private-fd, one end of a socket
+ * pair: then it serves that one client and ends with it. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/runtime_options.h"
+#include "quern/log.h"
+#include "supervisor/supervisor.h"
+#include "tools/group_config.h"
+#include "tools/tools.h"
+
+struct serve_options {
+    struct quern_options runtime;
+    const char *socket;
+    int private_fd;
+};
+
+#define AT(field) offsetof(struct serve_options, field)
+static const struct option_row serve_rows[] = {
+    RUNTIME_OPTION_ROWS(AT(runtime)),
+    {"seed", 0, OPTION_SEED, AT(runtime.seed), "S", "of synth: weights", 0, 0, 0},
+    {"socket", 0, OPTION_TEXT, AT(socket), "PATH", "listen on a Unix socket", 0, 0, 0},
+    {"private-fd", 0, OPTION_INT, AT(private_fd), "FD", "serve the client at the other end of FD", 3,
+        1 << 20, 0},
+    {0},
+};
+
+static void usage(void)
+{
+    printf("quern serve --socket PATH [OPTIONS]\n\n"
+           "Loads a model and serves clients (quern run --socket PATH, libquern) until SIGTERM or\n"
+           "Ctrl-C.\n\n");
+    options_print(serve_rows);
+}
+
+/* Before anything is loaded: what was asked for is wrong. The private client hears it as the
+ * answer to whatever it asks. */
+static int refuse_private(int fd)
+{
+    const char *line = log_last_error();
+    struct frame_header h = {.bytes = (uint32_t)strlen(line), .type = FRAME_ERROR};
+
+    if (write(fd, &h, sizeof(h)) == (ssize_t)sizeof(h) &&
+        write(fd, line, h.bytes) == (ssize_t)h.bytes) {
+        char rest[4096];
+
+        while (read(fd, rest, sizeof(rest)) > 0) /* until it has read and hung up */
+            ;
+    }
+    return EXIT_FAILED;
+}
+
+int command_serve(int argc, char **argv)
+{
+    struct serve_options o = {.private_fd = -1};
+    struct supervisor_options run = {.loop = getenv("QUERN_LOOP")};
+    int first;
+    enum status s = options_parse(serve_rows, argc, argv, &o, &first);
+
+    if (s == STATUS_CLOSED) {
+        usage();
+        return EXIT_DONE;
+    }
+    if (s != STATUS_OK)
+        return EXIT_USAGE;
+    if (first != argc || (o.socket == NULL) == (o.private_fd < 0)) {
+        log_fail(STATUS_INVALID, "quern serve wants --socket PATH and nothing else: see quern serve "
+                                 "--help");
+        return EXIT_USAGE;
+    }
+    run.socket_path = o.socket;
+    run.private_fd = o.private_fd;
+    if (o.private_fd >= 0) {
+        setpgid(0, 0); /* Ctrl-C is the client's: it cancels, then hangs up */
+        fcntl(o.private_fd, F_SETFD, FD_CLOEXEC);
+        log_set_sink(member_log, NULL); /* errors reach the client as frames */
+    }
+    s = group_config_from(&o.runtime, &run.config);
+    if (s == STATUS_OK)
+        s = supervisor_run(&run);
+    if (s == STATUS_OK)
+        return EXIT_DONE;
+    return o.private_fd >= 0 && s != STATUS_DEAD ? refuse_private(o.private_fd) : EXIT_FAILED;
+}

@@ -1,0 +1,199 @@
+/* leader.c - rank 0: requests in, plans out, ids back.
+ *
+ * One turn: take what came, plan as far ahead as the device allows, then wait
+ * for the oldest step and tell what it gave. While step k is waited for, step
+ * k + 1 already lies in the device's queue. With nothing to do it sleeps on
+ * its doorbell. */
+#include <stdlib.h>
+#include <time.h>
+
+#include "engine/engine.h"
+#include "quern.h"
+#include "quern/log.h"
+#include "worker/worker.h"
+
+struct leader {
+    struct worker *w;
+    struct engine *engine;
+    struct plan *plan; /* being written */
+    bool stopping;
+    enum status status; /* of telling: the first failure */
+};
+
+static void tell(struct leader *l, const struct token_msg *message)
+{
+    struct group *g = l->w->group;
+    const struct timespec nap = {.tv_nsec = 50000};
+    void *slot;
+    enum status s;
+
+    if (l->status != STATUS_OK)
+        return;
+    while ((s = ring_reserve(&g->tokens, &slot)) == STATUS_AGAIN) {
+        /* acquire: see worker.c */
+        if (atomic_load_explicit(&g->control->abort_word, memory_order_acquire) != 0) {
+            l->status = STATUS_DEAD;
+            return;
+        }
+        doorbell_ring(&g->supervisor_bell);
+        nanosleep(&nap, NULL);
+    }
+    if (s != STATUS_OK) {
+        l->status = s;
+        return;
+    }
+    *(struct token_msg *)slot = *message;
+    ring_publish(&g->tokens);
+}
+
+static void emit(void *context, const struct engine_event *e)
+{
+    static const uint16_t finish[] = {
+        [ENGINE_STOP] = QUERN_FINISH_STOP,
+        [ENGINE_LENGTH] = QUERN_FINISH_LENGTH,
+        [ENGINE_CANCELLED] = QUERN_FINISH_CANCELLED,
+    };
+    struct leader *l = context;
+
+    tell(l, &(struct token_msg){
+        .generation = l->w->group->control->generation,
+        .kind = e->done ? TOKEN_DONE : TOKEN_ID,
+        .finish = e->done ? finish[e->finish] : 0,
+        .id = e->id,
+        .token = e->token,
+        .output_tokens = e->output_tokens,
+    });
+}
+
+/* The supervisor checked the request; what cannot run here ends at once, with nothing. */
+static void add_request(struct leader *l, const struct request_msg *m)
+{
+    struct arena *arena = &l->w->group->request_arena;
+    const int32_t *ids = arena_at(arena, m->ids_at, (size_t)m->n_ids * sizeof(*ids));
+    enum status s = STATUS_INVALID;
+
+    if (ids != NULL)
+        s = engine_add(l->engine, &(struct engine_request){
+            .id = m->id,
+            .ids = ids,
+            .n_ids = m->n_ids,
+            .max_tokens = m->max_tokens,
+            .sampling = m->sampling,
+            .ignore_eos = (m->flags & REQUEST_IGNORE_EOS) != 0,
+        });
+    if (arena_release(arena, m->ids_end) != STATUS_OK)
+        l->status = STATUS_INVALID;
+    if (s != STATUS_OK)
+        emit(l, &(struct engine_event){.id = m->id, .done = true, .finish = ENGINE_CANCELLED});
+}
+
+static void take_requests(struct leader *l)
+{
+    struct group *g = l->w->group;
+    const void *slot;
+    enum status s;
+
+    while ((s = ring_peek(&g->requests, &slot)) == STATUS_OK) {
+        const struct request_msg *m = slot;
+
+        switch (m->kind) {
+        case REQUEST_SUBMIT: add_request(l, m); break;
+        case REQUEST_CANCEL: engine_cancel(l->engine, m->id, emit, l); break;
+        case REQUEST_STOP: l->stopping = true; break;
+        }
+        ring_release(&g->requests);
+    }
+    if (s == STATUS_CLOSED)
+        l->stopping = true;
+    else if (s < 0)
+        l->status = s;
+}
+
+static enum status finish_oldest(struct leader *l)
+{
+    struct step_result result;
+    enum status s = worker_wait(l->w, &result);
+
+    if (s != STATUS_OK)
+        return s;
+    engine_done(l->engine, result.number, result.ids, emit, l);
+    doorbell_ring(&l->w->group->supervisor_bell);
+    return l->status;
+}
+
+/* OK: a step was planned or finished. AGAIN: nothing to do. */
+static enum status leader_step(struct leader *l)
+{
+    struct worker *w = l->w;
+    enum status s = STATUS_AGAIN;
+
+    if (w->submitted - w->finished < BACKEND_DEPTH) {
+        s = engine_plan(l->engine, l->plan);
+        if (s == STATUS_OK)
+            return worker_publish(w, l->plan);
+        if (s != STATUS_AGAIN)
+            return s;
+    }
+    return w->submitted > w->finished ? finish_oldest(l) : s;
+}
+
+static bool has_requests(void *context)
+{
+    struct leader *l = context;
+    const void *slot;
+
+    return ring_peek(&l->w->group->requests, &slot) != STATUS_AGAIN;
+}
+
+/* The others are told, what runs is waited for. */
+static enum status stop_group(struct leader *l)
+{
+    enum status s = STATUS_OK;
+
+    while (s == STATUS_OK && l->w->submitted > l->w->finished)
+        s = finish_oldest(l);
+    if (s != STATUS_OK)
+        return s;
+    plan_begin(l->plan, &l->w->limits, l->w->group->control->generation, l->w->submitted);
+    l->plan->flags = PLAN_STOP;
+    plan_pack(l->plan);
+    return worker_publish(l->w, l->plan);
+}
+
+static enum status loop(struct leader *l)
+{
+    struct group *g = l->w->group;
+    enum status s = STATUS_OK;
+
+    while (s >= STATUS_OK && !l->stopping) {
+        take_requests(l);
+        s = l->status == STATUS_OK ? leader_step(l) : l->status;
+        if (s == STATUS_AGAIN && !l->stopping) {
+            doorbell_ring(&g->supervisor_bell);
+            s = doorbell_await(&g->rank_bells[0], g->death_fd, has_requests, l,
+                worker_spin_ns(l->w));
+        }
+    }
+    return s >= STATUS_OK ? stop_group(l) : s;
+}
+
+enum status leader_run(struct worker *w)
+{
+    struct leader l = {.w = w};
+    struct engine_options o = {
+        .limits = w->limits,
+        .generation = w->group->control->generation,
+        .max_model_len = w->max_model_len,
+        .eos = w->generation.eos,
+        .n_eos = (size_t)w->generation.n_eos,
+    };
+    enum status s = engine_open(&o, &l.engine);
+
+    if (s != STATUS_OK)
+        return s;
+    l.plan = malloc(plan_max_bytes(&w->limits));
+    s = l.plan != NULL ? loop(&l) : log_fail(STATUS_NOMEM, "no memory for a plan");
+    free(l.plan);
+    engine_close(l.engine);
+    return s;
+}

@@ -1,0 +1,285 @@
+/* setup.c - the numbers a group runs by: chosen once by rank 0, checked by all.
+ *
+ * Memory is planned before it is taken: weights and activations are known from
+ * the program, the symmetric heap from its shapes, and what is left goes to
+ * the KV cache, up to max_seqs contexts. On the CPU the cache is only touched
+ * as it fills, so a generous one costs nothing. */
+#include <string.h>
+
+#include "ipc/spin.h"
+#include "parallel/coll_shm.h"
+#include "quern/log.h"
+#include "worker/worker.h"
+
+#include "kernels/cpu/cpu.h"
+
+enum {
+    DEFAULT_SEQS = 16,
+    DEFAULT_BATCHED_TOKENS = 512,
+    DEFAULT_BLOCK = 32,
+    PLAN_SLOTS = 8,
+    SAMPLE_BYTES = 64 << 10, /* a row's candidates fit many times */
+};
+static const uint64_t collective_deadline_ns = 120u * 1000000000ull;
+
+static uint32_t or_default(uint32_t given, uint32_t fallback)
+{
+    return given != 0 ? given : fallback;
+}
+
+static uint32_t divide_up(uint32_t a, uint32_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static void first_limits(struct worker *w, struct agreement *a)
+{
+    const struct group_config *c = &w->group->control->config;
+
+    a->limits = (struct plan_limits){
+        .max_slots = or_default(c->max_seqs, DEFAULT_SEQS),
+        .max_tokens = or_default(c->max_batched_tokens, DEFAULT_BATCHED_TOKENS),
+        .block_size = or_default(c->block_size, DEFAULT_BLOCK),
+        .vocab = (uint32_t)w->config.vocab,
+    };
+    /* every running sequence gets its row in each step */
+    if (a->limits.max_tokens < a->limits.max_slots)
+        a->limits.max_tokens = a->limits.max_slots;
+    a->limits.max_outputs = a->limits.max_tokens;
+    a->max_model_len = or_default(c->max_model_len, (uint32_t)w->config.max_position);
+}
+
+/* The comm's sizes: the same function of the agreement on every rank. */
+static void comm_options(struct worker *w, const struct agreement *a, struct coll_shm_options *o)
+{
+    uint32_t rows = shard_longest((uint32_t)w->config.vocab, VOCAB_UNIT, w->size);
+    size_t logits = (size_t)a->limits.max_outputs * rows * sizeof(float);
+
+    *o = (struct coll_shm_options){
+        .heap = &w->heap,
+        .abort_word = &w->group->control->abort_word,
+        .rank = w->rank,
+        .size = w->size,
+        .threads = (int)a->threads,
+        .reduce_floats = (size_t)a->limits.max_tokens * (size_t)w->config.hidden,
+        .gather_bytes = logits > SAMPLE_BYTES ? logits : SAMPLE_BYTES,
+        .deadline_ns = collective_deadline_ns,
+    };
+}
+
+static enum status refuse(const struct worker *w, uint64_t need, uint64_t kv, uint64_t there)
+{
+    char all[16], weights[16], cache[16], has[16];
+    bool limited = w->group->control->config.memory != 0;
+
+    return log_fail(STATUS_NOMEM,
+        "this model needs %s (weights %s, KV cache %s, over %d rank%s), %s %s: use a smaller "
+        "model or --max-model-len%s",
+        memory_text(need * (uint64_t)w->size, all),
+        memory_text(w->model.builder.weight_bytes * (uint64_t)w->size, weights),
+        memory_text(kv * (uint64_t)w->size, cache), w->size, w->size > 1 ? "s" : "",
+        memory_text(there * (uint64_t)w->size, has),
+        limited ? "are allowed" : "are there", limited ? ", or a larger --memory" : "");
+}
+
+/* Blocks for as many whole contexts as `budget` holds, at most one for each slot. */
+static void size_cache(struct worker *w, struct agreement *a, uint64_t budget)
+{
+    const struct program_shape *shape = &w->model.program.shape;
+    uint64_t block = program_block_bytes(shape) * shape->layers;
+    uint64_t most = (uint64_t)a->limits.max_slots * a->limits.max_blocks_per_slot;
+    uint64_t blocks = budget / block;
+
+    a->limits.n_blocks = (uint32_t)(blocks < most ? blocks : most);
+}
+
+/* Activations of this rank, and what a block of KV takes over all layers. */
+static uint64_t fixed_bytes(struct worker *w, const struct agreement *a)
+{
+    struct coll_shm_options comm;
+    size_t bytes[2];
+
+    comm_options(w, a, &comm);
+    w->backend->program_bytes(w->device, &w->model.program, bytes);
+    return w->model.builder.weight_bytes + bytes[0] +
+           (w->size > 1 ? coll_shm_heap_bytes(&comm) : 0);
+}
+
+static enum status fit_memory(struct worker *w, struct agreement *a)
+{
+    const struct group_config *c = &w->group->control->config;
+    struct program_shape *shape = &w->model.program.shape;
+    uint64_t there = (c->memory != 0 ? c->memory : memory_available()) / (uint64_t)w->size;
+    uint64_t fixed, context, need, could;
+    enum status s;
+
+    a->limits.max_blocks_per_slot = divide_up(a->max_model_len, a->limits.block_size);
+    shape->limits = a->limits;
+    shape->limits.n_blocks = 1;
+    fixed = fixed_bytes(w, a);
+    context = (uint64_t)a->limits.max_blocks_per_slot * program_block_bytes(shape) * shape->layers;
+    /* A default context may shrink, down to a sixteenth; one that was asked for may not. */
+    while (c->max_model_len == 0 && a->max_model_len > 1024 && fixed + 2 * context > there &&
+           a->max_model_len > (uint32_t)w->config.max_position / 16) {
+        a->max_model_len /= 2;
+        a->limits.max_blocks_per_slot = divide_up(a->max_model_len, a->limits.block_size);
+        context = (uint64_t)a->limits.max_blocks_per_slot * program_block_bytes(shape) *
+                  shape->layers;
+    }
+    need = fixed + context;
+    if (need > there) {
+        if (c->memory != 0)
+            return refuse(w, need, context, there);
+        s = memory_try(need * (uint64_t)w->size, &could);
+        there = could / (uint64_t)w->size;
+        if (s != STATUS_OK)
+            return s == STATUS_NOMEM ? refuse(w, need, context, there) : s;
+    }
+    size_cache(w, a, c->memory != 0 ? there - fixed : context + (there - need) / 2);
+    return STATUS_OK;
+}
+
+enum status setup_limits(struct worker *w, struct agreement *a)
+{
+    struct coll_shm_options comm;
+    enum status s;
+
+    first_limits(w, a);
+    if (a->max_model_len > (uint32_t)w->config.max_position)
+        return log_fail(STATUS_INVALID, "--max-model-len %u is more than this model's %d positions",
+            a->max_model_len, w->config.max_position);
+    s = fit_memory(w, a);
+    if (s != STATUS_OK)
+        return s;
+    comm_options(w, a, &comm);
+    a->plan_bytes = plan_max_bytes(&a->limits);
+    a->region_bytes = w->size > 1 ? coll_shm_heap_bytes(&comm) : SYMHEAP_PAGE;
+    return STATUS_OK;
+}
+
+/* Where the plan ring and the heap lie in the step segment. */
+struct step_layout {
+    size_t plans_at, plans_bytes, heap_at, heap_bytes, bytes;
+};
+
+static enum status lay_out(const struct worker *w, const struct agreement *a,
+    struct step_layout *l)
+{
+    struct segment_cursor c = {0};
+
+    l->plans_bytes = fanout_bytes(PLAN_SLOTS, (uint32_t)a->plan_bytes);
+    l->heap_bytes = symheap_bytes((uint32_t)w->size, a->region_bytes);
+    l->plans_at = segment_carve(&c, l->plans_bytes, 64);
+    l->heap_at = segment_carve(&c, l->heap_bytes, SYMHEAP_PAGE);
+    return segment_carved(&c, &l->bytes);
+}
+
+/* Rank 0 makes the step segment, before the others are told its size. */
+static enum status fill_step_segment(struct worker *w, const struct agreement *a)
+{
+    struct group *g = w->group;
+    struct step_layout l;
+    enum status s = lay_out(w, a, &l);
+
+    if (s == STATUS_OK)
+        s = segment_fill("quern-step", g->step_fd, l.bytes, &w->step_segment);
+    if (s != STATUS_OK)
+        return s;
+    g->step_fd = -1; /* the segment's now */
+    return fanout_init((char *)w->step_segment.base + l.plans_at, PLAN_SLOTS,
+        (uint32_t)a->plan_bytes, (uint32_t)w->size - 1, g->control->generation);
+}
+
+static enum status map_step_segment(struct worker *w)
+{
+    enum status s = segment_map(w->group->step_fd, &w->step_segment);
+
+    if (s == STATUS_OK)
+        w->group->step_fd = -1;
+    return s;
+}
+
+static enum status attach_step_segment(struct worker *w, const struct agreement *a)
+{
+    struct step_layout l;
+    enum status s = lay_out(w, a, &l);
+    char *base = w->step_segment.base;
+
+    if (s != STATUS_OK)
+        return s;
+    if (l.bytes > w->step_segment.bytes)
+        return log_fail(STATUS_INVALID, "rank %d: the step segment has %zu bytes, %zu are needed",
+            w->rank, w->step_segment.bytes, l.bytes);
+    s = fanout_attach(base + l.plans_at, l.plans_bytes, w->group->control->generation, &w->plans);
+    if (s != STATUS_OK)
+        return s;
+    return symheap_attach(base + l.heap_at, l.heap_bytes, (uint32_t)w->size, a->region_bytes,
+        &w->heap);
+}
+
+static enum status open_comm(struct worker *w, const struct agreement *a)
+{
+    struct coll_shm_options o;
+    struct cpu_kernels kernels;
+    enum status s;
+
+    if (w->size == 1)
+        return STATUS_OK;
+    s = cpu_kernels_select(NULL, &kernels);
+    if (s != STATUS_OK)
+        return s;
+    comm_options(w, a, &o);
+    o.sum_ranks = kernels.sum_ranks;
+    return coll_shm_open(&o, &w->comm);
+}
+
+/* Meets the other ranks; on return *a is rank 0's. */
+static enum status meet(struct worker *w, struct agreement *a)
+{
+    const struct group_config *c = &w->group->control->config;
+    struct group *g = w->group;
+    const struct agreement *leader;
+    uint64_t mine = a->config_hash;
+    size_t bytes;
+    enum status s = rendezvous_join(&g->rendezvous, (uint32_t)w->rank, g->control->generation, a,
+        sizeof(*a), &g->control->abort_word,
+        spin_deadline_ns((uint64_t)c->load_timeout_s * 1000000000u));
+
+    if (s != STATUS_OK)
+        return s;
+    leader = rendezvous_blob(&g->rendezvous, 0, &bytes);
+    if (leader == NULL || bytes != sizeof(*a))
+        return log_fail(STATUS_INVALID, "rank %d: rank 0's agreement has %zu bytes, not %zu",
+            w->rank, bytes, sizeof(*a));
+    *a = *leader;
+    if (a->config_hash != mine)
+        return log_fail(STATUS_INVALID, "rank %d read another config.json than rank 0", w->rank);
+    return STATUS_OK;
+}
+
+enum status setup_agree(struct worker *w, struct agreement *a)
+{
+    struct agreement check;
+    enum status s;
+
+    if (w->rank == 0) {
+        s = fill_step_segment(w, a);
+        if (s != STATUS_OK)
+            return s;
+    }
+    s = meet(w, a);
+    if (s == STATUS_OK && w->rank != 0)
+        s = map_step_segment(w);
+    if (s == STATUS_OK)
+        s = attach_step_segment(w, a);
+    if (s == STATUS_OK)
+        s = open_comm(w, a);
+    if (s != STATUS_OK)
+        return s;
+    w->limits = a->limits;
+    w->max_model_len = a->max_model_len;
+    /* A second round: everyone is attached, with the same heap. */
+    check = *a;
+    check.config_hash = symheap_signature(&w->heap);
+    return meet(w, &check);
+}

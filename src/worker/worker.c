@@ -1,0 +1,263 @@
+/* worker.c - opening a rank, and the two things every rank does with a plan.
+ *
+ * The order of opening is the order in which things can be refused: first what
+ * the options and the config say, then what memory allows, then the weights. */
+#include "worker/worker.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <xxhash.h>
+
+#include "base/cores.h"
+#include "ipc/spin.h"
+#include "parallel/coll_shm.h"
+#include "quern/log.h"
+
+enum { PROGRESS_PARTS = 100 };
+
+uint64_t worker_spin_ns(const struct worker *w)
+{
+    return w->size * w->threads <= cores_usable() ? 20000 : 0;
+}
+
+static void on_progress(void *context, uint64_t bytes)
+{
+    struct worker *w = context;
+    /* relaxed: only shown */
+    uint64_t total = atomic_load_explicit(&w->member->total, memory_order_relaxed);
+    uint64_t before = atomic_fetch_add_explicit(&w->member->loaded, bytes, memory_order_relaxed);
+
+    if (total > 0 && before * PROGRESS_PARTS / total != (before + bytes) * PROGRESS_PARTS / total)
+        doorbell_ring(&w->group->supervisor_bell);
+}
+
+static enum status open_source(struct worker *w)
+{
+    const struct group_config *c = &w->group->control->config;
+    enum status s = source_config(c->model, &w->config);
+
+    if (s == STATUS_OK)
+        s = shard_check((uint32_t)w->config.heads, w->size);
+    if (s == STATUS_OK)
+        s = generation_read(c->model, &w->config, &w->generation);
+    if (s == STATUS_OK)
+        s = source_open(c->model, c->seed, &w->config, &w->source);
+    return s;
+}
+
+static enum status open_device(struct worker *w)
+{
+    const struct group_config *c = &w->group->control->config;
+    int cores = cores_usable() / w->size;
+    struct backend_options o = {.first_cpu = -1};
+
+    w->backend = backend_find(c->backend);
+    if (w->backend == NULL)
+        return STATUS_INVALID;
+    o.threads = c->threads != 0 ? (int)c->threads : cores > 0 ? cores : 1;
+    w->threads = o.threads;
+    /* ranks on more threads than cores must not burn the core a peer needs */
+    if (w->size * w->threads > cores_usable())
+        flag_spin_iterations = 0;
+    return w->backend->open(&o, &w->device);
+}
+
+static enum status plan_model(struct worker *w)
+{
+    const struct group_config *c = &w->group->control->config;
+    struct qwen3_options o = {
+        .config = &w->config,
+        .source = w->source,
+        .backend = w->backend,
+        .device = w->device,
+        .rank = w->rank,
+        .size = w->size,
+        .compute = strcmp(c->compute, "f32") == 0 ? COMPUTE_F32 : COMPUTE_BF16,
+        .kv_dtype = strcmp(c->kv_dtype, "f32") == 0   ? DTYPE_F32
+                    : strcmp(c->kv_dtype, "f16") == 0 ? DTYPE_F16
+                                                      : DTYPE_BF16,
+        .progress = on_progress,
+        .context = w,
+    };
+
+    return qwen3_plan(&o, &w->model);
+}
+
+static enum status load_model(struct worker *w)
+{
+    enum status s;
+
+    atomic_store_explicit(&w->member->total, w->model.builder.weight_bytes, memory_order_relaxed);
+    member_stage(w->group, w->member, STAGE_LOADING);
+    s = qwen3_load(&w->model, &w->limits, w->comm);
+    if (s == STATUS_OK)
+        s = w->backend->program_load(w->device, &w->model.program, &w->executable);
+    return s;
+}
+
+/* The last rendezvous: from here on, a plan reaches everyone. */
+static enum status meet_ready(struct worker *w)
+{
+    const struct group_config *c = &w->group->control->config;
+
+    return rendezvous_join(&w->group->rendezvous, (uint32_t)w->rank, w->group->control->generation,
+        NULL, 0, &w->group->control->abort_word,
+        spin_deadline_ns((uint64_t)c->load_timeout_s * 1000000000u));
+}
+
+static void tell_facts(struct worker *w)
+{
+    struct group_facts *f = &w->group->control->facts;
+    const struct generation_defaults *g = &w->generation;
+
+    f->vocab = (uint32_t)w->config.vocab;
+    f->max_model_len = w->max_model_len;
+    f->defaults = (struct sampling){
+        .temperature = g->do_sample ? g->temperature : 0,
+        .top_p = g->top_p,
+        .min_p = g->min_p,
+        .top_k = g->top_k,
+    };
+}
+
+enum status worker_open(struct group *group, int rank, struct worker *w)
+{
+    struct agreement a = {0};
+    enum status s;
+
+    *w = (struct worker){.group = group, .rank = rank, .size = (int)group->control->config.tp,
+        .member = &group->control->ranks[rank]};
+    s = open_source(w);
+    if (s == STATUS_OK)
+        s = open_device(w);
+    if (s == STATUS_OK)
+        s = plan_model(w);
+    a.config_hash = XXH3_64bits(&w->config, sizeof(w->config));
+    a.threads = (uint32_t)w->threads;
+    if (s == STATUS_OK && rank == 0)
+        s = setup_limits(w, &a);
+    if (s == STATUS_OK)
+        s = setup_agree(w, &a);
+    if (s == STATUS_OK)
+        s = load_model(w);
+    if (s == STATUS_OK)
+        s = meet_ready(w);
+    if (s != STATUS_OK) {
+        worker_close(w);
+        return s;
+    }
+    if (rank == 0)
+        tell_facts(w);
+    log_debug("rank %d: %s", rank, w->backend->describe(w->device));
+    member_stage(group, w->member, STAGE_READY);
+    return STATUS_OK;
+}
+
+void worker_close(struct worker *w)
+{
+    if (w->executable != NULL)
+        w->backend->program_unload(w->executable);
+    if (w->model.builder.program != NULL)
+        qwen3_free(&w->model);
+    coll_shm_close(w->comm);
+    segment_close(&w->step_segment);
+    if (w->device != NULL)
+        w->backend->close(w->device);
+    source_close(w->source);
+    *w = (struct worker){0};
+}
+
+/* A follower is more than PLAN_SLOTS steps behind: it is slow or stopped. Sleeps, since that
+ * is rare and may last. */
+static enum status reserve_plan(struct worker *w, void **slot)
+{
+    const struct timespec nap = {.tv_nsec = 50000};
+    enum status s;
+
+    while ((s = fanout_reserve(&w->plans, slot)) == STATUS_AGAIN) {
+        /* acquire: pairs with the failing rank's release */
+        if (atomic_load_explicit(&w->group->control->abort_word, memory_order_acquire) != 0)
+            return STATUS_DEAD;
+        nanosleep(&nap, NULL);
+    }
+    return s;
+}
+
+enum status worker_publish(struct worker *w, const struct plan *plan)
+{
+    void *slot;
+    enum status s;
+
+    if (w->submitted - w->finished == BACKEND_DEPTH)
+        return STATUS_AGAIN;
+    if (w->size > 1) {
+        s = reserve_plan(w, &slot);
+        if (s != STATUS_OK)
+            return s;
+        memcpy(slot, plan, plan->bytes);
+        fanout_publish(&w->plans);
+        for (int rank = 1; rank < w->size; rank++)
+            doorbell_ring(&w->group->rank_bells[rank]);
+    }
+    if (plan->flags & PLAN_STOP)
+        return STATUS_OK;
+    s = w->backend->submit(w->executable, plan);
+    if (s == STATUS_OK)
+        w->submitted = plan->number + 1;
+    return s;
+}
+
+enum status worker_wait(struct worker *w, struct step_result *result)
+{
+    enum status s = w->backend->wait(w->executable, w->finished, result);
+
+    if (s == STATUS_OK)
+        w->finished++;
+    return s;
+}
+
+/* quern worker RANK FDS ------------------------------------------------------------------- */
+
+static enum status worker_live(struct group *g, int rank)
+{
+    struct worker w;
+    enum status s = worker_open(g, rank, &w);
+
+    if (s != STATUS_OK)
+        return s;
+    s = rank == 0 ? leader_run(&w) : follower_run(&w);
+    worker_close(&w);
+    return s;
+}
+
+int worker_main(int argc, char **argv)
+{
+    struct group g;
+    struct member *m;
+    enum status s;
+    int rank;
+
+    /* Ctrl-C is for the client: it cancels, and the supervisor ends us. */
+    signal(SIGINT, SIG_IGN);
+    rank = argc == 3 ? atoi(argv[1]) : -1;
+    s = group_join(argc == 3 ? argv[2] : "", &g);
+    if (s != STATUS_OK)
+        return 2;
+    if (rank < 0 || rank >= (int)g.control->config.tp)
+        return 2;
+    m = &g.control->ranks[rank];
+    prctl(PR_SET_NAME, (char[16]){'q', 'u', 'e', 'r', 'n', '-', 'r', (char)('0' + rank / 10),
+        (char)('0' + rank % 10)});
+    log_set_level((enum log_level)g.control->config.log_level);
+    log_set_sink(member_log, rank > 0 ? m : NULL);
+    s = worker_live(&g, rank);
+    if (s == STATUS_OK)
+        member_stage(&g, m, STAGE_STOPPED);
+    else if (s != STATUS_DEAD) /* a death elsewhere is told by who saw it */
+        member_fail(&g, m, log_last_error());
+    group_close(&g);
+    return s == STATUS_OK ? 0 : 1;
+}

@@ -1,0 +1,89 @@
+/* worker.h - one rank: a device, its shard of the model, and the loop.
+ *
+ * worker_open() joins the group, agrees with the other ranks on the limits of
+ * a plan, loads this rank's slices and meets the others again; then rank 0
+ * leads (leader.c: requests in, plans out, ids back) and the others follow
+ * (follower.c: plans in). A tool that needs the ranks but no requests opens
+ * rank 0 itself and publishes plans of its own (worker_publish()).
+ *
+ * Ownership: a struct worker owns everything in it but the group.
+ * Death: the supervisor's (the death pipe) ends every wait with STATUS_DEAD,
+ * and so does the abort word, which the first rank that fails sets. */
+#ifndef QUERN_WORKER_WORKER_H
+#define QUERN_WORKER_WORKER_H
+
+#include "ipc/fanout.h"
+#include "ipc/symheap_shm.h"
+#include "checkpoint/config.h"
+#include "checkpoint/generation.h"
+#include "model/qwen3.h"
+#include "msg/group.h"
+
+struct worker {
+    struct group *group;
+    struct member *member;
+    int rank, size, threads;
+    struct model_config config;
+    struct generation_defaults generation;
+    struct weight_source *source;
+    const struct backend *backend;
+    struct device *device;
+    struct plan_limits limits;
+    uint32_t max_model_len;
+    struct segment step_segment;
+    struct symheap heap;
+    struct fanout plans;
+    struct comm *comm; /* NULL: alone */
+    struct qwen3 model;
+    struct executable *executable;
+    uint64_t submitted, finished; /* steps: numbers below these */
+};
+
+/* quern worker RANK FDS: an exit status for main(). */
+int worker_main(int argc, char **argv);
+
+enum status worker_open(struct group *group, int rank, struct worker *w);
+void worker_close(struct worker *w);
+
+/* A plan for the followers and for our own device. AGAIN: wait for a step first. */
+enum status worker_publish(struct worker *w, const struct plan *plan);
+
+/* Waits for the oldest step under way. */
+enum status worker_wait(struct worker *w, struct step_result *result);
+
+enum status leader_run(struct worker *w);
+enum status follower_run(struct worker *w);
+
+/* Spin for so long before sleeping: 0 when ranks outnumber cores. */
+uint64_t worker_spin_ns(const struct worker *w);
+
+/* setup.c --------------------------------------------------------------------------------- */
+
+/* What all ranks must agree on; rank 0 decides, the rendezvous carries it. */
+struct agreement {
+    struct plan_limits limits;
+    uint32_t max_model_len, threads;
+    uint64_t config_hash; /* of the model's shape, as each rank read it */
+    uint64_t region_bytes;
+    uint64_t plan_bytes;
+};
+
+/* Rank 0: limits that the options ask for and the memory allows. */
+enum status setup_limits(struct worker *w, struct agreement *a);
+
+/* All ranks: the step segment, the comm, the same numbers everywhere. */
+enum status setup_agree(struct worker *w, struct agreement *a);
+
+/* memory.c -------------------------------------------------------------------------------- */
+
+/* Bytes that could be taken now without swapping, MemAvailable. */
+uint64_t memory_available(void);
+
+/* OK when the machine can really give `bytes`. In some virtual machines memory grows with
+ * use, so above memory_available() it is tried: *could is what there was. */
+enum status memory_try(uint64_t bytes, uint64_t *could);
+
+/* "16.4 GB" into text[16]; returns it. */
+const char *memory_text(uint64_t bytes, char text[16]);
+
+#endif

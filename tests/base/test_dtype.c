@@ -1,0 +1,239 @@
+/* test_dtype.c - conversions, against the compiler's own type and against their definition.
+ *
+ * bf16 is checked against "the nearer neighbour, the even one of two as near",
+ * computed in double, where every difference of two floats in question is exact. */
+#include <math.h>
+#include <string.h>
+
+#include "quern/dtype.h"
+#include "tests/ipc/ipc_support.h"
+
+enum { RANDOM_FLOATS = 2000000 };
+
+static float float_of(uint32_t bits)
+{
+    float x;
+
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+static uint32_t bits_of(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+
+static void sizes_are_those_of_the_types(void **state)
+{
+    (void)state;
+    assert_int_equal(dtype_bytes(DTYPE_F32), sizeof(float));
+    assert_int_equal(dtype_bytes(DTYPE_BF16), 2);
+    assert_int_equal(dtype_bytes(DTYPE_F16), 2);
+    assert_int_equal(dtype_bytes(DTYPE_I32), sizeof(int32_t));
+    assert_int_equal(dtype_bytes(DTYPE_U8), 1);
+    assert_int_equal(dtype_bytes(DTYPE_I8), 1);
+}
+
+static void every_bf16_widens_to_its_bits(void **state)
+{
+    (void)state;
+    for (uint32_t code = 0; code < 65536; code++)
+        assert_int_equal(bits_of(bf16_to_f32((uint16_t)code)), code << 16);
+}
+
+static void every_bf16_survives_the_round_trip(void **state)
+{
+    (void)state;
+    for (uint32_t code = 0; code < 65536; code++) {
+        uint16_t back = f32_to_bf16(bf16_to_f32((uint16_t)code));
+
+        if (isnan(bf16_to_f32((uint16_t)code)))
+            assert_int_equal(back, code | 0x40u);
+        else
+            assert_int_equal(back, code);
+    }
+}
+
+/* Of a finite x: infinity counts as the float that would follow the largest one. */
+static uint16_t nearest_bf16(float x)
+{
+    uint32_t low = bits_of(x) >> 16;
+    double at = fabs((double)x), below = fabs((double)float_of(low << 16));
+    double above = ((low + 1) & 0x7fffu) == 0x7f80u ? 0x1p128 : fabs((double)float_of((low + 1) << 16));
+
+    if (at - below < above - at || (at - below == above - at && low % 2 == 0))
+        return (uint16_t)low;
+    return (uint16_t)(low + 1);
+}
+
+static void check_bf16(float x)
+{
+    if (f32_to_bf16(x) != nearest_bf16(x))
+        fail_msg("%a (%08x) became %04x, not %04x", (double)x, bits_of(x), f32_to_bf16(x),
+            nearest_bf16(x));
+}
+
+static void narrowing_to_bf16_takes_the_nearest(void **state)
+{
+    uint64_t seed = test_seed();
+
+    (void)state;
+    for (uint32_t code = 0; code < 65536; code++) /* at each code, and at each middle */
+        for (int32_t off = -2; off <= 2; off++)
+            for (uint32_t half = 0; half <= 0x8000; half += 0x8000) {
+                float x = float_of((code << 16) + half + (uint32_t)off);
+
+                if (isfinite(x))
+                    check_bf16(x);
+            }
+    for (int i = 0; i < RANDOM_FLOATS; i++) {
+        float x = float_of((uint32_t)test_random(&seed));
+
+        if (isfinite(x))
+            check_bf16(x);
+    }
+}
+
+static void no_nan_becomes_a_number(void **state)
+{
+    static const uint32_t nans[] = {
+        0x7f800001, 0x7fc00000, 0x7fffffff, 0xff800001, 0xffffffff, 0x7f80ffff, 0xff808000,
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(nans) / sizeof(nans[0]); i++) {
+        assert_true(isnan(bf16_to_f32(f32_to_bf16(float_of(nans[i])))));
+        assert_true(isnan(f16_to_f32(f32_to_f16(float_of(nans[i])))));
+        assert_int_equal(f32_to_bf16(float_of(nans[i])) >> 15, nans[i] >> 31);
+        assert_int_equal(f32_to_f16(float_of(nans[i])) >> 15, nans[i] >> 31);
+    }
+}
+
+static void rounding_to_bf16_is_there_and_back(void **state)
+{
+    uint64_t seed = test_seed();
+
+    (void)state;
+    for (int i = 0; i < 100000; i++) {
+        float x = float_of((uint32_t)test_random(&seed));
+        uint32_t once = bits_of(bf16_round(x));
+
+        assert_int_equal(once & 0xffff, 0);
+        assert_int_equal(bits_of(bf16_round(float_of(once))), once);
+    }
+}
+
+/* (-1)^sign * 2^(e-15) * 1.m, or 2^-14 * 0.m. */
+static double f16_value(uint32_t code)
+{
+    int e = (int)(code >> 10 & 31);
+    double m = (double)(code & 1023) / 1024;
+    double x = e == 0 ? ldexp(m, -14) : e == 31 ? HUGE_VAL : ldexp(1 + m, e - 15);
+
+    return code >> 15 ? -x : x;
+}
+
+static void every_f16_widens_to_its_value(void **state)
+{
+    (void)state;
+    for (uint32_t code = 0; code < 65536; code++) {
+        float x = f16_to_f32((uint16_t)code);
+
+        if ((code & 0x7c00u) == 0x7c00u && (code & 1023u) != 0) {
+            assert_true(isnan(x));
+            continue;
+        }
+        assert_true((double)x == f16_value(code));
+        assert_int_equal(signbit(x) != 0, code >> 15);
+    }
+}
+
+static void every_f16_survives_the_round_trip(void **state)
+{
+    (void)state;
+    for (uint32_t code = 0; code < 65536; code++) {
+        uint16_t back = f32_to_f16(f16_to_f32((uint16_t)code));
+
+        if ((code & 0x7c00u) == 0x7c00u && (code & 1023u) != 0)
+            assert_int_equal(back, code | 0x200u);
+        else
+            assert_int_equal(back, code);
+    }
+}
+
+#ifdef __FLT16_MANT_DIG__
+static void check_f16(float x)
+{
+    _Float16 theirs = (_Float16)x;
+    uint16_t want;
+
+    memcpy(&want, &theirs, sizeof(want));
+    if (f32_to_f16(x) != want)
+        fail_msg("%a (%08x) became %04x, not %04x", (double)x, bits_of(x), f32_to_f16(x), want);
+}
+
+static void narrowing_to_f16_is_the_compilers(void **state)
+{
+    uint64_t seed = test_seed();
+
+    (void)state;
+    for (uint32_t code = 0; code < 65536; code++) {
+        float here = f16_to_f32((uint16_t)code), next = f16_to_f32((uint16_t)(code + 1));
+        float middle = (here + next) / 2;
+
+        if (!isfinite(here) || !isfinite(next))
+            continue;
+        check_f16(middle);
+        check_f16(nextafterf(middle, -INFINITY));
+        check_f16(nextafterf(middle, INFINITY));
+    }
+    for (int i = 0; i < RANDOM_FLOATS; i++) {
+        /* Exponents that f16 has, and some on both sides. */
+        uint64_t r = test_random(&seed);
+        float x = float_of((uint32_t)(r & 0x807fffffu) | (uint32_t)(96 + (r >> 32) % 56) << 23);
+
+        check_f16(x);
+    }
+}
+#else
+static void narrowing_to_f16_is_the_compilers(void **state)
+{
+    (void)state;
+    print_message("# this compiler has no _Float16\n");
+    skip();
+}
+#endif
+
+static void f16_overflows_at_65520(void **state)
+{
+    (void)state;
+    assert_int_equal(f32_to_f16(65504), 0x7bff);
+    assert_int_equal(f32_to_f16(nextafterf(65520, 0)), 0x7bff);
+    assert_int_equal(f32_to_f16(65520), 0x7c00);
+    assert_int_equal(f32_to_f16(-65520), 0xfc00);
+    assert_int_equal(f32_to_f16(INFINITY), 0x7c00);
+    assert_int_equal(f32_to_f16(0x1p-25f), 0);
+    assert_int_equal(f32_to_f16(nextafterf(0x1p-25f, 1)), 1);
+    assert_int_equal(f32_to_f16(-0.0f), 0x8000);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sizes_are_those_of_the_types),
+        cmocka_unit_test(every_bf16_widens_to_its_bits),
+        cmocka_unit_test(every_bf16_survives_the_round_trip),
+        cmocka_unit_test(narrowing_to_bf16_takes_the_nearest),
+        cmocka_unit_test(no_nan_becomes_a_number),
+        cmocka_unit_test(rounding_to_bf16_is_there_and_back),
+        cmocka_unit_test(every_f16_widens_to_its_value),
+        cmocka_unit_test(every_f16_survives_the_round_trip),
+        cmocka_unit_test(narrowing_to_f16_is_the_compilers),
+        cmocka_unit_test(f16_overflows_at_65520),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,411 @@
+/* test_safetensors.c - every rule of the format has its message; no bytes can crash the reader. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdbool.h>
+#include <time.h>
+
+#include "checkpoint/safetensors.h"
+#include "checkpoint/safetensors_header.h"
+#include "quern/log.h"
+#include "temp_dir.h"
+
+static struct temp_dir temp;
+
+static int make_temp(void **state)
+{
+    (void)state;
+    temp_dir_make(&temp);
+    return 0;
+}
+
+static int remove_temp(void **state)
+{
+    (void)state;
+    temp_dir_remove(&temp);
+    return 0;
+}
+
+/* A file: length prefix, header of `n` bytes, `data` bytes that count up. Returns its size. */
+static size_t build(unsigned char *file, const char *header, size_t n, size_t data)
+{
+    for (int i = 0; i < 8; i++)
+        file[i] = (unsigned char)((uint64_t)n >> (8 * i));
+    memcpy(file + 8, header, n);
+    for (size_t i = 0; i < data; i++)
+        file[8 + n + i] = (unsigned char)i;
+    return 8 + n + data;
+}
+
+static enum status open_bytes(const void *bytes, size_t n, struct safetensors **st)
+{
+    return safetensors_open(temp_dir_write(&temp, "bad.safetensors", bytes, n), st);
+}
+
+static void assert_bytes_refused(const void *bytes, size_t n, const char *why)
+{
+    struct safetensors *st = NULL;
+
+    if (open_bytes(bytes, n, &st) != STATUS_INVALID)
+        fail_msg("not refused for: %s", why);
+    assert_null(st);
+    assert_int_equal(strncmp(log_last_error(), "bad.safetensors: ", 17), 0);
+    if (strstr(log_last_error(), why) == NULL)
+        fail_msg("\"%s\" does not say \"%s\"", log_last_error(), why);
+}
+
+static void assert_header_refused(const char *header, size_t data, const char *why)
+{
+    unsigned char file[4096];
+
+    assert_bytes_refused(file, build(file, header, strlen(header), data), why);
+}
+
+/* One tensor of this description. */
+static void assert_tensor_refused(const char *info, size_t data, const char *why)
+{
+    char header[1024];
+
+    snprintf(header, sizeof(header), "{\"x\":%s}", info);
+    assert_header_refused(header, data, why);
+}
+
+static void lengths_that_cannot_be_are_refused(void **state)
+{
+    unsigned char file[64] = { 9 };
+
+    (void)state;
+    assert_bytes_refused("", 0, "0 bytes are too few");
+    assert_bytes_refused(file, 7, "7 bytes are too few");
+    assert_bytes_refused(file, 8, "header length 9 is larger than the file (8 bytes)");
+    assert_bytes_refused(file, 16, "header length 9 is larger than the file (16 bytes)");
+    memset(file, 0xff, 8);
+    assert_bytes_refused(file, 16, "header length 18446744073709551615 is larger than the "
+                                   "format's limit of 100000000");
+    memset(file, 0, 8);
+    assert_bytes_refused(file, 8, "does not begin with '{'");
+    assert_bytes_refused(file, 16, "does not begin with '{'");
+}
+
+static void headers_that_are_not_json_are_refused(void **state)
+{
+    (void)state;
+    assert_header_refused("[]", 0, "does not begin with '{'");
+    assert_header_refused(" {}", 0, "does not begin with '{'");
+    assert_header_refused("\xef\xbb\xbf{}", 0, "does not begin with '{'");
+    assert_header_refused("{", 0, "not valid JSON");
+    assert_header_refused("{}x", 0, "not valid JSON");
+    assert_header_refused("{\"a\xff\":1}", 0, "not UTF-8");
+    assert_header_refused("{}\xff", 0, "not UTF-8");
+    assert_header_refused("{\"__metadata__\":{\"a\":\"\\ud800\"}}", 0, "not valid JSON");
+    assert_header_refused("{\"__metadata__\":{\"a\":\"\\udc00x\"}}", 0, "not valid JSON");
+    assert_header_refused("{\"a\\u0000b\":{}}", 0, "not valid JSON");
+    assert_header_refused("{\"a\":[[[[[[[[1]]]]]]]]}", 0, "nested more than 8 deep");
+}
+
+static void header_padded_with_nul_is_refused(void **state)
+{
+    unsigned char file[64];
+
+    (void)state;
+    assert_bytes_refused(file, build(file, "{}\0\0\0\0\0\0", 8, 0), "not valid JSON");
+}
+
+static void duplicate_keys_are_refused(void **state)
+{
+    static const char one[] = "{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}";
+    char header[256];
+
+    (void)state;
+    snprintf(header, sizeof(header), "{\"x\":%s,\"x\":%s}", one, one);
+    assert_header_refused(header, 1, "duplicate");
+    assert_tensor_refused("{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],"
+                          "\"data_offsets\":[0,1]}", 1, "duplicate");
+    assert_header_refused("{\"__metadata__\":{},\"__metadata__\":{}}", 0, "duplicate");
+    assert_header_refused("{\"__metadata__\":{\"a\":\"b\",\"a\":\"b\"}}", 0, "duplicate");
+}
+
+static void metadata_holds_strings_only(void **state)
+{
+    (void)state;
+    assert_header_refused("{\"__metadata__\":{\"a\":1}}", 0, "__metadata__ a is not a string");
+    assert_header_refused("{\"__metadata__\":null}", 0, "__metadata__ is not an object");
+    assert_header_refused("{\"__metadata__\":{\"a\":{\"b\":\"c\"}}}", 0, "is not a string");
+}
+
+static void tensor_fields_must_be_complete_and_typed(void **state)
+{
+    (void)state;
+    assert_tensor_refused("7", 0, "not described by an object");
+    assert_tensor_refused("[\"U8\",[1],[0,1]]", 1, "not described by an object");
+    assert_tensor_refused("{\"shape\":[1],\"data_offsets\":[0,1]}", 1, "dtype is missing");
+    assert_tensor_refused("{\"dtype\":3,\"shape\":[1],\"data_offsets\":[0,1]}", 1, "dtype");
+    assert_tensor_refused("{\"dtype\":\"F12\",\"shape\":[1],\"data_offsets\":[0,1]}", 1,
+                          "tensor x: dtype F12 is unknown");
+    assert_tensor_refused("{\"dtype\":\"U8\",\"data_offsets\":[0,1]}", 1, "shape is missing");
+    assert_tensor_refused("{\"dtype\":\"U8\",\"shape\":1,\"data_offsets\":[0,1]}", 1, "shape");
+    assert_tensor_refused("{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],"
+                          "\"data_offsets\":[0,1]}", 1, "9 dimensions");
+    assert_tensor_refused("{\"dtype\":\"U8\",\"shape\":[1]}", 1, "data_offsets is not an array");
+    assert_tensor_refused("{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0]}", 1,
+                          "array of two");
+    assert_tensor_refused("{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1,1]}", 1,
+                          "array of two");
+    assert_header_refused("{\"\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
+                          "empty name");
+}
+
+static void numbers_must_be_plain_whole_ones(void **state)
+{
+    static const struct {
+        const char *number, *why;
+    } bad[] = {
+        { "-1", "shape has an entry that is not a whole number" },
+        { "1.5", "shape has an entry" },
+        { "1.0", "shape has an entry" },
+        { "1e0", "shape has an entry" },
+        { "true", "shape has an entry" },
+        { "\"1\"", "shape has an entry" },
+        { "-0", "the number -0" },
+        { "01", "not valid JSON" },
+        { "+1", "not valid JSON" },
+        { "NaN", "not valid JSON" },
+        { "18446744073709551616", "not valid JSON" },
+    };
+    char info[128];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        snprintf(info, sizeof(info), "{\"dtype\":\"U8\",\"shape\":[%s],\"data_offsets\":[0,1]}",
+                 bad[i].number);
+        assert_tensor_refused(info, 1, bad[i].why);
+    }
+    assert_tensor_refused("{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1.0]}", 1,
+                          "data_offsets has an entry");
+}
+
+static void offsets_must_tile_the_data(void **state)
+{
+    (void)state;
+    assert_tensor_refused("{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}", 2,
+                          "leave a hole after byte 0");
+    assert_tensor_refused("{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,0]}", 1,
+                          "end before they begin");
+    assert_header_refused("{\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
+                          "\"y\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}", 3,
+                          "tensor y: data_offsets [1,3] overlap the tensor before");
+    assert_header_refused("{\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
+                          "\"y\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[3,5]}}", 5,
+                          "tensor y: data_offsets [3,5] leave a hole after byte 2");
+    assert_tensor_refused("{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}", 3,
+                          "cut short: its tensors take 4 bytes, 3 are there");
+    assert_tensor_refused("{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}", 9,
+                          "5 bytes follow the last tensor");
+    assert_header_refused("{}", 1, "1 bytes follow the last tensor");
+}
+
+static void sizes_must_agree_with_shapes(void **state)
+{
+    (void)state;
+    assert_tensor_refused("{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,20]}", 20,
+                          "shape [2,3] of F32 needs 24 bytes, data_offsets give 20");
+    assert_tensor_refused("{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}", 2,
+                          "12 bits of F4 are no whole number of bytes");
+    assert_tensor_refused("{\"dtype\":\"U8\",\"shape\":[4294967296,4294967296],"
+                          "\"data_offsets\":[0,0]}", 0, "more than 2^64 bits");
+    assert_tensor_refused("{\"dtype\":\"F64\",\"shape\":[4611686018427387904],"
+                          "\"data_offsets\":[0,0]}", 0, "more than 2^64 bits");
+}
+
+static void missing_and_special_files_are_refused(void **state)
+{
+    struct safetensors *st = NULL;
+
+    (void)state;
+    assert_int_equal(safetensors_open("/nonexistent/a.safetensors", &st), STATUS_IO);
+    assert_non_null(strstr(log_last_error(), "/nonexistent/a.safetensors: No such file"));
+    assert_int_equal(safetensors_open(temp.path, &st), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "not a regular file"));
+    assert_null(st);
+}
+
+/* Unaligned, a scalar, an empty tensor, extra fields, metadata, padding: all legal. */
+static const char good_header[] =
+    "{\"__metadata__\":{\"format\":\"pt\"},"
+    "\"z\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[3,7]},"
+    "\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3],\"extra\":[1,-0.5]},"
+    "\"e\":{\"dtype\":\"BF16\",\"shape\":[0,4],\"data_offsets\":[7,7]},"
+    "\"q\":{\"dtype\":\"F4\",\"shape\":[2,2],\"data_offsets\":[7,9]}}   ";
+
+enum { GOOD_DATA = 9 };
+
+static void good_file_is_read(void **state)
+{
+    unsigned char file[1024];
+    struct safetensors *st;
+    const struct tensor_view *v;
+    char shape[32];
+
+    (void)state;
+    assert_int_equal(open_bytes(file, build(file, good_header, strlen(good_header), GOOD_DATA),
+                                &st), STATUS_OK);
+    assert_int_equal(safetensors_count(st), 4);
+    assert_string_equal(safetensors_at(st, 0)->name, "a");
+    assert_string_equal(safetensors_at(st, 3)->name, "z");
+    assert_string_equal(safetensors_name(st), "bad.safetensors");
+    v = safetensors_find(st, "z");
+    assert_int_equal(v->ndim, 0);
+    assert_int_equal(v->bytes, 4);
+    assert_memory_equal(v->data, "\3\4\5\6", 4);
+    v = safetensors_find(st, "e");
+    assert_int_equal(v->bytes, 0);
+    assert_string_equal(tensor_shape_text(v, shape, sizeof(shape)), "[0,4]");
+    assert_string_equal(file_dtype_name(safetensors_find(st, "q")->dtype), "F4");
+    assert_null(safetensors_find(st, "b"));
+    assert_null(safetensors_find(st, "__metadata__"));
+    safetensors_close(st);
+}
+
+static void empty_header_is_a_file_without_tensors(void **state)
+{
+    unsigned char file[64];
+    struct safetensors *st;
+
+    (void)state;
+    assert_int_equal(open_bytes(file, build(file, "{}", 2, 0), &st), STATUS_OK);
+    assert_int_equal(safetensors_count(st), 0);
+    assert_null(safetensors_find(st, "x"));
+    safetensors_close(st);
+}
+
+static void layout_is_what_writers_agree_on(void **state)
+{
+    struct tensor_view views[] = {
+        { .name = "u", .dtype = FILE_U8, .ndim = 1, .shape = { 3 } },
+        { .name = "b", .dtype = FILE_BF16, .ndim = 2, .shape = { 2, 3 } },
+        { .name = "a", .dtype = FILE_BF16, .ndim = 1, .shape = { 1 } },
+        { .name = "s", .dtype = FILE_F32, .ndim = 0 },
+    };
+    static const char *const order[] = { "s", "a", "b", "u" };
+    struct safetensors_table table;
+    char *text, *file;
+    size_t n;
+
+    (void)state;
+    assert_int_equal(safetensors_layout(views, 4, &text, &n), STATUS_OK);
+    assert_int_equal(n % 8, 0);
+    for (int i = 0; i < 4; i++)
+        assert_string_equal(views[i].name, order[i]);
+    file = calloc(1, n + 21);
+    assert_non_null(file);
+    memcpy(file, text, n);
+    assert_int_equal(safetensors_parse("made", file, n + 4 + 2 + 12 + 3, &table), STATUS_OK);
+    assert_int_equal(table.count, 4);
+    assert_string_equal(table.views[1].name, "b");
+    assert_int_equal(table.views[1].shape[1], 3);
+    assert_ptr_equal(table.views[1].data, file + n + 6);
+    safetensors_table_free(&table);
+    free(file);
+    free(text);
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+/* Reads the first and last byte of every tensor: the sanitizer sees one that is out of range. */
+static unsigned touch(const struct safetensors_table *table)
+{
+    unsigned sum = 0;
+
+    for (size_t i = 0; i < table->count; i++) {
+        const unsigned char *data = table->views[i].data;
+
+        if (table->views[i].bytes > 0)
+            sum += data[0] + data[table->views[i].bytes - 1];
+    }
+    return sum;
+}
+
+static size_t mutate(unsigned char *file, size_t n, uint64_t *random)
+{
+    static const char likely[] = "{}[]\",:0123456789-.eE\\u \0\xff";
+    uint64_t r = next_random(random);
+    size_t at = (r >> 32) % n;
+
+    if (r % 16 == 0)
+        return at; /* cut off */
+    if (r % 16 < 4)
+        file[at] ^= (unsigned char)(1u << (r >> 8) % 8);
+    else if (r % 16 < 12)
+        file[at] = (unsigned char)likely[(r >> 8) % (sizeof(likely) - 1)];
+    else if (r % 16 < 14)
+        memmove(file + at, file + (r >> 16) % n, (n - at < 7 ? n - at : 7) / 2);
+    else
+        file[(r >> 8) % 8] = (unsigned char)(r >> 16);
+    return n;
+}
+
+static void mutated_files_never_crash_the_reader(void **state)
+{
+    const char *given = getenv("QUERN_TEST_SEED");
+    uint64_t seed = given != NULL ? strtoull(given, NULL, 0) : (uint64_t)time(NULL), random = seed;
+    unsigned char file[1024];
+    unsigned accepted = 0, sum = 0;
+    enum { CASES = 20000 };
+
+    (void)state;
+    random = random * 2 + 1; /* never 0 */
+    print_message("# QUERN_TEST_SEED=%llu\n", (unsigned long long)seed);
+    for (int i = 0; i < CASES; i++) {
+        size_t n = build(file, good_header, strlen(good_header), GOOD_DATA);
+        uint64_t edits = 1 + next_random(&random) % 4;
+        struct safetensors_table table = { 0 };
+        unsigned char *exact;
+        enum status s;
+
+        while (edits-- > 0 && n > 32)
+            n = mutate(file, n, &random);
+        exact = malloc(n + 1); /* its own block, so that one byte too far is seen */
+        assert_non_null(exact);
+        memcpy(exact, file, n);
+        s = safetensors_parse("fuzzed", exact, n, &table);
+        assert_true(s == STATUS_OK || s == STATUS_INVALID);
+        if (s == STATUS_OK) {
+            accepted++;
+            sum += touch(&table);
+            safetensors_table_free(&table);
+        }
+        free(exact);
+    }
+    print_message("# %u of %d accepted (%u)\n", accepted, CASES, sum);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lengths_that_cannot_be_are_refused),
+        cmocka_unit_test(headers_that_are_not_json_are_refused),
+        cmocka_unit_test(header_padded_with_nul_is_refused),
+        cmocka_unit_test(duplicate_keys_are_refused),
+        cmocka_unit_test(metadata_holds_strings_only),
+        cmocka_unit_test(tensor_fields_must_be_complete_and_typed),
+        cmocka_unit_test(numbers_must_be_plain_whole_ones),
+        cmocka_unit_test(offsets_must_tile_the_data),
+        cmocka_unit_test(sizes_must_agree_with_shapes),
+        cmocka_unit_test(missing_and_special_files_are_refused),
+        cmocka_unit_test(good_file_is_read),
+        cmocka_unit_test(empty_header_is_a_file_without_tensors),
+        cmocka_unit_test(layout_is_what_writers_agree_on),
+        cmocka_unit_test(mutated_files_never_crash_the_reader),
+    };
+
+    return cmocka_run_group_tests(tests, make_temp, remove_temp);
+}

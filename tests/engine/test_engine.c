@@ -1,0 +1,352 @@
+/* test_engine.c - the scheduler, one rule at a time. All at once: test_traffic.c. */
+#include "engine/engine.h"
+#include "quern/log.h"
+#include "tests/engine/fake_device.h"
+#include "tests/ipc/ipc_support.h"
+
+enum { CONTEXT = FAKE_BLOCKS * FAKE_BLOCK_SIZE, EOS = 7, MOST_EVENTS = 256 };
+
+struct bench {
+    struct engine *engine;
+    struct plan *plan;
+    struct engine_event events[MOST_EVENTS];
+    size_t n_events;
+};
+
+static void note_event(void *context, const struct engine_event *e)
+{
+    struct bench *b = context;
+
+    assert_true(b->n_events < MOST_EVENTS);
+    b->events[b->n_events++] = *e;
+}
+
+static int open_with(void **state, const struct plan_limits *limits)
+{
+    static const int32_t eos[] = {EOS, EOS + 1};
+    struct engine_options o = {
+        .limits = *limits, .generation = 1, .max_model_len = CONTEXT, .eos = eos, .n_eos = 2};
+    struct bench *b = calloc(1, sizeof(*b));
+
+    *state = b;
+    b->plan = malloc(plan_max_bytes(limits));
+    return engine_open(&o, &b->engine) == STATUS_OK ? 0 : -1;
+}
+
+static int open_bench(void **state)
+{
+    return open_with(state, &fake_limits);
+}
+
+static int close_bench(void **state)
+{
+    struct bench *b = *state;
+
+    engine_close(b->engine);
+    free(b->plan);
+    free(b);
+    return 0;
+}
+
+/* A prompt of n ids, `id` giving their values. */
+static enum status add(struct bench *b, uint64_t id, uint32_t n, uint32_t max_tokens)
+{
+    int32_t ids[CONTEXT];
+
+    for (uint32_t i = 0; i < n && i < CONTEXT; i++)
+        ids[i] = (int32_t)((id + i) % FAKE_VOCAB);
+    return engine_add(b->engine, &(struct engine_request){.id = id, .ids = ids, .n_ids = n,
+        .max_tokens = max_tokens, .ignore_eos = true, .sampling = {.seed = id, .top_p = 1}});
+}
+
+static const struct plan_row *planned(struct bench *b)
+{
+    assert_int_equal(engine_plan(b->engine, b->plan), STATUS_OK);
+    assert_int_equal(plan_check(b->plan, b->plan->bytes, &fake_limits, 1), STATUS_OK);
+    return plan_rows(b->plan);
+}
+
+static void done(struct bench *b, uint64_t number, const int32_t *ids)
+{
+    engine_done(b->engine, number, ids, note_event, b);
+}
+
+static void nothing_to_do_gives_no_plan(void **state)
+{
+    struct bench *b = *state;
+
+    assert_true(engine_idle(b->engine));
+    assert_int_equal(engine_plan(b->engine, b->plan), STATUS_AGAIN);
+    engine_cancel(b->engine, 5, note_event, b);
+    assert_int_equal(b->n_events, 0);
+}
+
+static void long_prompt_is_cut_at_the_steps_size(void **state)
+{
+    struct bench *b = *state;
+    const uint32_t cuts[] = {12, 12, 6};
+    int32_t id = 3;
+
+    assert_int_equal(add(b, 1, 30, 1), STATUS_OK);
+    for (uint32_t i = 0; i < 3; i++) {
+        const struct plan_row *row = planned(b);
+
+        assert_int_equal(b->plan->n_starts, i == 0);
+        assert_int_equal(b->plan->n_rows, 1);
+        assert_int_equal(row->kind, ROW_PREFILL);
+        assert_int_equal(row->n_tokens, cuts[i]);
+        assert_int_equal(plan_tokens(b->plan)[0], 1 + 12 * i);
+        assert_int_equal(row->output, i == 2 ? OUTPUT_TOKEN : OUTPUT_NONE);
+        assert_int_equal(b->plan->n_outputs, i == 2);
+        done(b, i, &id);
+    }
+    assert_int_equal(b->n_events, 2);
+    assert_true(engine_idle(b->engine));
+}
+
+static void answers_go_before_prompts(void **state)
+{
+    struct bench *b = *state;
+    const struct plan_row *row;
+
+    assert_int_equal(add(b, 1, 3, 9), STATUS_OK);
+    planned(b);
+    assert_int_equal(add(b, 2, 20, 9), STATUS_OK);
+    row = planned(b);
+    assert_int_equal(b->plan->n_rows, 2);
+    assert_int_equal(row[0].kind, ROW_DECODE);
+    assert_int_equal(row[1].kind, ROW_PREFILL);
+    assert_int_equal(row[1].n_tokens, 11);
+}
+
+static void next_step_names_an_id_still_to_come(void **state)
+{
+    struct bench *b = *state;
+    const struct plan_row *row;
+
+    assert_int_equal(add(b, 1, 2, 4), STATUS_OK);
+    planned(b);
+    row = planned(b); /* step 0 is not done */
+    assert_int_equal(b->plan->number, 1);
+    assert_int_equal(row->kind, ROW_DECODE);
+    assert_int_equal(plan_tokens(b->plan)[0], token_from_slot(row->slot));
+}
+
+static void requests_start_in_order_of_arrival(void **state)
+{
+    struct bench *b = *state;
+    const uint32_t all = FAKE_BLOCKS * FAKE_BLOCK_SIZE;
+
+    assert_int_equal(add(b, 1, 1, 4), STATUS_OK);
+    assert_int_equal(add(b, 2, 1, all - 1), STATUS_OK); /* needs every block */
+    assert_int_equal(add(b, 3, 1, 4), STATUS_OK);       /* would fit at once */
+    planned(b);
+    assert_int_equal(b->plan->n_starts, 1);
+    assert_int_equal(plan_starts(b->plan)->sampling.seed, 1);
+    engine_cancel(b->engine, 2, note_event, b);
+    planned(b);
+    assert_int_equal(b->plan->n_starts, 1);
+    assert_int_equal(plan_starts(b->plan)->sampling.seed, 3);
+}
+
+static void no_more_sequences_run_than_there_are_slots(void **state)
+{
+    struct bench *b = *state;
+    int32_t ids[FAKE_SLOTS + 1] = {0};
+
+    for (uint64_t id = 1; id <= FAKE_SLOTS + 1; id++)
+        assert_int_equal(add(b, id, 1, 1), STATUS_OK);
+    planned(b);
+    assert_int_equal(b->plan->n_starts, FAKE_SLOTS);
+    assert_int_equal(engine_plan(b->engine, b->plan), STATUS_AGAIN);
+    done(b, 0, ids);
+    planned(b);
+    assert_int_equal(b->plan->n_starts, 1);
+}
+
+static void end_token_is_noticed_one_step_late(void **state)
+{
+    struct bench *b = *state;
+    int32_t prompt[] = {1, 2}, end = EOS + 1, extra = 5;
+
+    assert_int_equal(engine_add(b->engine, &(struct engine_request){
+        .id = 9, .ids = prompt, .n_ids = 2, .max_tokens = 5, .sampling = {.top_p = 1}}), STATUS_OK);
+    planned(b);
+    planned(b); /* its second id is on its way already */
+    done(b, 0, &end);
+    assert_int_equal(b->n_events, 1);
+    assert_true(b->events[0].done);
+    assert_int_equal(b->events[0].finish, ENGINE_STOP);
+    assert_int_equal(b->events[0].output_tokens, 1);
+    assert_false(engine_idle(b->engine));
+    assert_int_equal(engine_plan(b->engine, b->plan), STATUS_AGAIN);
+    done(b, 1, &extra);
+    assert_int_equal(b->n_events, 1);
+    assert_true(engine_idle(b->engine));
+}
+
+static void slot_is_not_given_away_while_a_step_names_it(void **state)
+{
+    struct bench *b = *state;
+    int32_t prompt[] = {1, 2}, end = EOS, extra[2] = {5, 5};
+
+    for (uint64_t id = 1; id <= FAKE_SLOTS; id++)
+        assert_int_equal(engine_add(b->engine, &(struct engine_request){.id = id, .ids = prompt,
+            .n_ids = 1, .max_tokens = id == 1 ? 5 : 1, .sampling = {.top_p = 1}}), STATUS_OK);
+    assert_int_equal(add(b, 99, 1, 1), STATUS_OK);
+    planned(b);
+    planned(b); /* sequence 1 alone */
+    assert_int_equal(b->plan->n_rows, 1);
+    done(b, 0, (int32_t[FAKE_SLOTS]){end, 1, 1, 1, 1, 1, 1, 1});
+    planned(b);
+    assert_int_equal(b->plan->n_starts, 1);
+    assert_int_not_equal(plan_starts(b->plan)->slot, 0);
+    done(b, 1, extra);
+}
+
+static void ignored_end_token_is_an_id_like_others(void **state)
+{
+    struct bench *b = *state;
+    int32_t end = EOS;
+
+    assert_int_equal(add(b, 1, 2, 2), STATUS_OK);
+    planned(b);
+    planned(b);
+    assert_int_equal(engine_plan(b->engine, b->plan), STATUS_AGAIN); /* two ids are on their way */
+    done(b, 0, &end);
+    done(b, 1, &end);
+    assert_int_equal(b->n_events, 3);
+    assert_int_equal(b->events[0].token, EOS);
+    assert_int_equal(b->events[1].token, EOS);
+    assert_true(b->events[2].done);
+    assert_int_equal(b->events[2].finish, ENGINE_LENGTH);
+    assert_int_equal(b->events[2].output_tokens, 2);
+}
+
+static void waiting_request_is_cancelled_at_once(void **state)
+{
+    struct bench *b = *state;
+
+    assert_int_equal(add(b, 1, 2, 2), STATUS_OK);
+    assert_int_equal(add(b, 2, 2, 2), STATUS_OK);
+    engine_cancel(b->engine, 2, note_event, b);
+    assert_int_equal(b->n_events, 1);
+    assert_int_equal(b->events[0].id, 2);
+    assert_int_equal(b->events[0].finish, ENGINE_CANCELLED);
+    assert_int_equal(b->events[0].output_tokens, 0);
+    assert_int_equal(add(b, 3, 2, 2), STATUS_OK); /* the list's end is where it should be */
+    planned(b);
+    assert_int_equal(b->plan->n_starts, 2);
+    assert_int_equal(plan_starts(b->plan)[1].sampling.seed, 3);
+}
+
+static void cancelled_request_keeps_its_slot_until_its_steps_are_done(void **state)
+{
+    struct bench *b = *state;
+    int32_t id = 3;
+
+    assert_int_equal(add(b, 1, 2, 9), STATUS_OK);
+    planned(b);
+    planned(b);
+    done(b, 0, &id);
+    engine_cancel(b->engine, 1, note_event, b);
+    engine_cancel(b->engine, 1, note_event, b); /* once more: it has ended */
+    assert_int_equal(b->n_events, 2);
+    assert_int_equal(b->events[1].finish, ENGINE_CANCELLED);
+    assert_int_equal(b->events[1].output_tokens, 1);
+    assert_false(engine_idle(b->engine));
+    assert_int_equal(engine_plan(b->engine, b->plan), STATUS_AGAIN);
+    done(b, 1, &id);
+    assert_int_equal(b->n_events, 2);
+    assert_true(engine_idle(b->engine));
+}
+
+static void request_between_steps_is_cancelled_at_once(void **state)
+{
+    struct bench *b = *state;
+    int32_t id = 3;
+
+    assert_int_equal(add(b, 1, 30, 9), STATUS_OK);
+    planned(b);
+    done(b, 0, &id);
+    engine_cancel(b->engine, 1, note_event, b);
+    assert_true(engine_idle(b->engine));
+    assert_int_equal(b->events[0].finish, ENGINE_CANCELLED);
+}
+
+static void requests_that_never_fit_are_refused(void **state)
+{
+    struct bench *b = *state;
+
+    assert_int_equal(add(b, 1, 0, 5), STATUS_INVALID);
+    assert_int_equal(add(b, 1, CONTEXT, 5), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "a prompt of 96 tokens does not fit a context of 96"));
+    assert_true(engine_idle(b->engine));
+}
+
+static void pool_smaller_than_the_context_refuses_what_it_cannot_hold(void **state)
+{
+    struct bench *b = *state; /* of half as many blocks */
+
+    assert_int_equal(add(b, 1, 40, 9), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "49 tokens need 13 KV blocks, there are 12"));
+    assert_int_equal(add(b, 1, 40, 8), STATUS_OK);
+}
+
+static int open_small_pool(void **state)
+{
+    struct plan_limits limits = fake_limits;
+
+    limits.n_blocks /= 2;
+    return open_with(state, &limits);
+}
+
+static void end_of_the_context_cuts_the_answer(void **state)
+{
+    struct bench *b = *state;
+    int32_t id = 1;
+
+    assert_int_equal(add(b, 1, CONTEXT - 2, 1000), STATUS_OK);
+    for (uint64_t n = 0; engine_plan(b->engine, b->plan) == STATUS_OK; n++)
+        done(b, n, &id);
+    assert_int_equal(b->n_events, 3);
+    assert_int_equal(b->events[2].finish, ENGINE_LENGTH);
+    assert_int_equal(b->events[2].output_tokens, 2);
+}
+
+static void engine_may_be_closed_in_the_middle(void **state)
+{
+    struct bench *b = *state;
+
+    for (uint64_t id = 1; id <= FAKE_SLOTS + 4; id++)
+        assert_int_equal(add(b, id, 3, 3), STATUS_OK);
+    planned(b);
+    planned(b);
+}
+
+#define ENGINE_TEST(test) cmocka_unit_test_setup_teardown(test, open_bench, close_bench)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        ENGINE_TEST(nothing_to_do_gives_no_plan),
+        ENGINE_TEST(long_prompt_is_cut_at_the_steps_size),
+        ENGINE_TEST(answers_go_before_prompts),
+        ENGINE_TEST(next_step_names_an_id_still_to_come),
+        ENGINE_TEST(requests_start_in_order_of_arrival),
+        ENGINE_TEST(no_more_sequences_run_than_there_are_slots),
+        ENGINE_TEST(end_token_is_noticed_one_step_late),
+        ENGINE_TEST(slot_is_not_given_away_while_a_step_names_it),
+        ENGINE_TEST(ignored_end_token_is_an_id_like_others),
+        ENGINE_TEST(waiting_request_is_cancelled_at_once),
+        ENGINE_TEST(cancelled_request_keeps_its_slot_until_its_steps_are_done),
+        ENGINE_TEST(request_between_steps_is_cancelled_at_once),
+        ENGINE_TEST(requests_that_never_fit_are_refused),
+        cmocka_unit_test_setup_teardown(pool_smaller_than_the_context_refuses_what_it_cannot_hold,
+            open_small_pool, close_bench),
+        ENGINE_TEST(end_of_the_context_cuts_the_answer),
+        ENGINE_TEST(engine_may_be_closed_in_the_middle),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,334 @@
+/* test_group.c - what a supervisor makes is what its children find.
+ *
+ * One test starts this program again, as the supervisor starts its workers:
+ * `test_group join FDS RANK` is the child. */
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "msg/group.h"
+#include "tests/ipc/ipc_support.h"
+
+enum { GENERATION = 7, TP = 3, ANSWER = 4711 };
+
+static const struct group_config config = {
+    .model = "synth:none", .backend = "cpu", .compute = "f32", .tp = TP, .threads = 2, .seed = 99};
+
+static int make_group(void **state)
+{
+    static struct group group;
+
+    *state = &group;
+    return group_create(&config, GENERATION, &group) == STATUS_OK ? 0 : -1;
+}
+
+static int end_group(void **state)
+{
+    group_close(*state);
+    return 0;
+}
+
+static void group_begins_in_good_order(void **state)
+{
+    const struct group *g = *state;
+    const struct group_control *c = g->control;
+
+    assert_int_equal(c->generation, GENERATION);
+    assert_memory_equal(&c->config, &config, sizeof(config));
+    assert_int_equal(atomic_load_explicit(&c->abort_word, memory_order_relaxed), 0);
+    for (int i = 0; i < TP; i++)
+        assert_int_equal(
+            atomic_load_explicit(&c->ranks[i].stage, memory_order_relaxed), STAGE_STARTING);
+    assert_int_equal(g->requests.slots, REQUEST_SLOTS);
+    assert_int_equal(g->tokens.slots, TOKEN_SLOTS);
+    assert_true(g->request_arena.capacity >= ARENA_BYTES);
+    assert_true(g->death_keep_fd >= 0);
+}
+
+static void every_object_has_memory_of_its_own(void **state)
+{
+    const struct group *g = *state;
+    const struct group_control *c = g->control;
+    const uint64_t at[] = {0, c->rendezvous_at, c->requests_at, c->tokens_at, c->text_requests_at,
+        c->text_replies_at, c->request_arena_at, c->text_arena_at, c->reply_arena_at,
+        g->segment.bytes};
+    const size_t bytes[] = {sizeof(*c), rendezvous_bytes(TP),
+        ring_bytes(REQUEST_SLOTS, sizeof(struct request_msg)),
+        ring_bytes(TOKEN_SLOTS, sizeof(struct token_msg)),
+        ring_bytes(TEXT_SLOTS, sizeof(struct text_msg)),
+        ring_bytes(TEXT_SLOTS, sizeof(struct text_msg)), arena_bytes(ARENA_BYTES),
+        arena_bytes(ARENA_BYTES), arena_bytes(ARENA_BYTES)};
+
+    for (size_t i = 0; i < sizeof(bytes) / sizeof(bytes[0]); i++) {
+        assert_int_equal(at[i] % 64, 0);
+        assert_true(at[i] + bytes[i] <= at[i + 1]);
+    }
+}
+
+static void text_lists_all_descriptors(void **state)
+{
+    const struct group *g = *state;
+    char text[GROUP_FDS_TEXT], want[GROUP_FDS_TEXT];
+
+    group_fds_format(g, text);
+    snprintf(want, sizeof(want), "%d,%d,%d,%d,%d,%d,%d,%d,%d", g->segment.fd, g->step_fd,
+        g->vocab_fd, g->death_fd, g->supervisor_bell.fd, g->text_bell.fd, g->rank_bells[0].fd,
+        g->rank_bells[1].fd, g->rank_bells[2].fd);
+    assert_string_equal(text, want);
+}
+
+/* The child: takes one request and its ids, answers with a token, meets nobody. */
+static bool child(const char *text, int rank)
+{
+    struct group g;
+    struct request_msg request;
+    const void *slot;
+    void *out;
+    const int32_t *ids;
+
+    if (group_join(text, &g) != STATUS_OK || g.death_keep_fd != -1 ||
+        g.control->generation != GENERATION || g.control->config.seed != 99 ||
+        ring_peek(&g.requests, &slot) != STATUS_OK)
+        return false;
+    request = *(const struct request_msg *)slot;
+    ring_release(&g.requests);
+    ids = arena_at(&g.request_arena, request.ids_at, request.n_ids * sizeof(*ids));
+    if (ids == NULL || ids[0] != ANSWER || ring_reserve(&g.tokens, &out) != STATUS_OK)
+        return false;
+    *(struct token_msg *)out =
+        (struct token_msg){.generation = GENERATION, .id = request.id, .token = ids[0]};
+    ring_publish(&g.tokens);
+    member_stage(&g, &g.control->ranks[rank], STAGE_READY);
+    group_close(&g);
+    return true;
+}
+
+static void send_request(struct group *g)
+{
+    uint64_t at, end;
+    void *slot;
+
+    assert_int_equal(ring_reserve(&g->requests, &slot), STATUS_OK);
+    assert_int_equal(arena_alloc(&g->request_arena, sizeof(int32_t), &at, &end), STATUS_OK);
+    *(int32_t *)arena_at(&g->request_arena, at, sizeof(int32_t)) = ANSWER;
+    *(struct request_msg *)slot = (struct request_msg){
+        .generation = GENERATION, .id = 5, .n_ids = 1, .ids_at = at, .ids_end = end};
+    ring_publish(&g->requests);
+}
+
+static void expect_answer(struct group *g, int rank)
+{
+    const void *slot;
+
+    assert_int_equal(ring_peek(&g->tokens, &slot), STATUS_OK);
+    assert_int_equal(((const struct token_msg *)slot)->id, 5);
+    assert_int_equal(((const struct token_msg *)slot)->token, ANSWER);
+    ring_release(&g->tokens);
+    assert_int_equal(atomic_load_explicit(&g->control->ranks[rank].stage, memory_order_acquire),
+        STAGE_READY);
+}
+
+struct join {
+    const char *text;
+    int rank;
+};
+
+static bool join_forked(void *context)
+{
+    const struct join *j = context;
+
+    return child(j->text, j->rank);
+}
+
+static void forked_child_joins_by_the_text(void **state)
+{
+    struct group *g = *state;
+    char text[GROUP_FDS_TEXT];
+
+    group_fds_format(g, text);
+    send_request(g);
+    child_must_succeed(child_start(join_forked, &(struct join){text, 1}));
+    expect_answer(g, 1);
+}
+
+static void started_child_joins_by_the_text(void **state)
+{
+    struct group *g = *state;
+    char text[GROUP_FDS_TEXT];
+    char *argv[] = {(char *)"test_group", (char *)"join", text, (char *)"2", NULL};
+    int fds[GROUP_MAX_FDS], n = group_fds(g, fds), pidfd;
+    struct proc_exit how = {.status_or_signal = -1};
+    pid_t pid;
+
+    group_fds_format(g, text);
+    send_request(g);
+    assert_int_equal(proc_spawn("/proc/self/exe", argv, fds, (size_t)n, &pid, &pidfd), STATUS_OK);
+    assert_int_equal(poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, 60000), 1);
+    assert_int_equal(proc_reap(pidfd, &how), STATUS_OK);
+    assert_false(how.signalled);
+    assert_int_equal(how.status_or_signal, 0);
+    close(pidfd);
+    expect_answer(g, 2);
+}
+
+/* In a child of its own, since a join that fails halfway closes what it took over. */
+static bool is_refused(void *text)
+{
+    struct group g;
+
+    return group_join(text, &g) == STATUS_INVALID && log_last_error()[0] != '\0';
+}
+
+static void texts_that_are_none_are_refused(void **state)
+{
+    static const char *const bad[] = {
+        "", ",", "3", "abc", "0,1,2,3,4,5,6", "-3,4,5,6,7,8,9", "3,4,5,6,7,8,",
+        "900,901,902,903,904,905,906", "3 4 5 6 7 8 9", "99999999999999999999,4,5,6,7,8,9",
+        "3,3,3,3,3,3,3,3,3,3,3,3,3,3,3,3,3,3,3,3,3,3,3,3",
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        child_must_succeed(child_start(is_refused, (void *)bad[i]));
+}
+
+static void too_few_or_other_descriptors_are_refused(void **state)
+{
+    struct group *g = *state;
+    char text[GROUP_FDS_TEXT];
+    int other = eventfd(0, 0);
+
+    group_fds_format(g, text);
+    strrchr(text, ',')[0] = '\0'; /* a rank less than the group has */
+    child_must_succeed(child_start(is_refused, text));
+    snprintf(text, sizeof(text), "%d,%d,%d,%d,%d,%d,%d", other, other, other, other, other, other,
+        other);
+    child_must_succeed(child_start(is_refused, text)); /* no memory at all */
+    close(other);
+}
+
+static void memory_that_is_no_group_is_refused(void **state)
+{
+    struct group *g = *state;
+    char text[GROUP_FDS_TEXT];
+
+    group_fds_format(g, text);
+    g->control->magic++;
+    child_must_succeed(child_start(is_refused, text));
+    g->control->magic--;
+    g->control->requests_at = UINT64_MAX - 63;
+    child_must_succeed(child_start(is_refused, text));
+    g->control->requests_at = g->segment.bytes;
+    child_must_succeed(child_start(is_refused, text));
+    g->control->requests_at = 0; /* the control page is no ring */
+    child_must_succeed(child_start(is_refused, text));
+}
+
+static bool fail_as_rank_one(void *text)
+{
+    struct group g;
+
+    if (group_join(text, &g) != STATUS_OK)
+        return false;
+    nap_ms(20);
+    member_fail(&g, &g.control->ranks[1], "model.safetensors: it rains in");
+    return true;
+}
+
+static void members_failure_wakes_the_parent(void **state)
+{
+    struct group *g = *state;
+    struct group_control *c = g->control;
+    char text[GROUP_FDS_TEXT];
+    pid_t pid;
+
+    group_fds_format(g, text);
+    doorbell_arm(&g->supervisor_bell);
+    pid = child_start(fail_as_rank_one, text);
+    assert_int_equal(doorbell_wait(&g->supervisor_bell, -1, 60000), STATUS_OK);
+    doorbell_disarm(&g->supervisor_bell);
+    /* acquire: pairs with member_fail() */
+    assert_int_equal(atomic_load_explicit(&c->abort_word, memory_order_acquire), 1);
+    assert_int_equal(atomic_load_explicit(&c->ranks[1].stage, memory_order_acquire), STAGE_FAILED);
+    assert_string_equal(c->ranks[1].error, "model.safetensors: it rains in");
+    assert_int_equal(
+        atomic_load_explicit(&c->ranks[0].stage, memory_order_relaxed), STAGE_STARTING);
+    child_must_succeed(pid);
+}
+
+static bool wait_for_death(void *text)
+{
+    struct group g;
+
+    return group_join(text, &g) == STATUS_OK &&
+           poll(&(struct pollfd){.fd = g.death_fd, .events = POLLIN}, 1, 60000) == 1;
+}
+
+static void parents_death_hangs_up_the_pipe(void **state)
+{
+    struct group *g = *state;
+    char text[GROUP_FDS_TEXT];
+    pid_t pid;
+    int keep = g->death_keep_fd;
+
+    group_fds_format(g, text);
+    /* The forked child would hold the kept end, too, which a started one does not. */
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0) {
+        close(keep);
+        _exit(wait_for_death(text) ? 0 : 1);
+    }
+    nap_ms(20);
+    close(g->death_keep_fd);
+    g->death_keep_fd = -1;
+    child_must_succeed(pid);
+}
+
+static void impossible_number_of_ranks_is_refused(void **state)
+{
+    struct group_config wrong = config;
+    struct group g;
+
+    (void)state;
+    wrong.tp = 0;
+    assert_int_equal(group_create(&wrong, GENERATION, &g), STATUS_INVALID);
+    wrong.tp = GROUP_MAX_RANKS + 1;
+    assert_int_equal(group_create(&wrong, GENERATION, &g), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "1 to 16"));
+}
+
+static void closed_group_may_be_closed_again(void **state)
+{
+    struct group *g = *state;
+
+    group_close(g);
+    group_close(g);
+    assert_null(g->control);
+}
+
+#define GROUP_TEST(test) cmocka_unit_test_setup_teardown(test, make_group, end_group)
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        GROUP_TEST(group_begins_in_good_order),
+        GROUP_TEST(every_object_has_memory_of_its_own),
+        GROUP_TEST(text_lists_all_descriptors),
+        GROUP_TEST(forked_child_joins_by_the_text),
+        GROUP_TEST(started_child_joins_by_the_text),
+        GROUP_TEST(texts_that_are_none_are_refused),
+        GROUP_TEST(too_few_or_other_descriptors_are_refused),
+        GROUP_TEST(memory_that_is_no_group_is_refused),
+        GROUP_TEST(members_failure_wakes_the_parent),
+        GROUP_TEST(parents_death_hangs_up_the_pipe),
+        cmocka_unit_test(impossible_number_of_ranks_is_refused),
+        GROUP_TEST(closed_group_may_be_closed_again),
+    };
+
+    if (argc == 4 && strcmp(argv[1], "join") == 0)
+        return child(argv[2], atoi(argv[3])) ? 0 : 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,404 @@
+/* test_plan.c - writing a plan, packing it, and refusing every broken one; programs whose
+ * placements do not fit. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "program/program.h"
+#include "quern/log.h"
+
+enum { GENERATION = 3, FUZZ_CASES = 20000, FUZZ_SEED = 20261122 };
+
+static const struct plan_limits limits = {.max_slots = 8, .max_tokens = 64, .max_outputs = 40,
+    .max_blocks_per_slot = 6, .n_blocks = 20, .block_size = 16, .vocab = 100};
+
+/* Two starts, three changes, three rows: a prefill, a decode, logits of a prompt's end. */
+static void write_plan(struct plan *p)
+{
+    plan_begin(p, &limits, GENERATION, 41);
+    plan_starts(p)[p->n_starts++] = (struct slot_start){.slot = 5, .sampling = {.top_p = 1}};
+    plan_starts(p)[p->n_starts++] = (struct slot_start){.slot = 7,
+        .sampling = {.temperature = 0.7f, .top_p = 0.8f, .min_p = 0.1f, .top_k = 20, .seed = 9}};
+    plan_changes(p)[p->n_changes++] = (struct block_change){.slot = 5, .index = 0, .block = 19};
+    plan_changes(p)[p->n_changes++] = (struct block_change){.slot = 7, .index = 0, .block = 2};
+    plan_changes(p)[p->n_changes++] = (struct block_change){.slot = 2, .index = 5, .block = 0};
+    plan_rows(p)[p->n_rows++] = (struct plan_row){.slot = 5, .n_tokens = 4, .kind = ROW_PREFILL};
+    plan_rows(p)[p->n_rows++] = (struct plan_row){.slot = 2, .first_token = 4, .n_tokens = 1,
+        .n_outputs = 1, .kind = ROW_DECODE, .output = OUTPUT_TOKEN};
+    plan_rows(p)[p->n_rows++] = (struct plan_row){.slot = 7, .first_token = 5, .n_tokens = 3,
+        .n_outputs = 2, .kind = ROW_PREFILL, .output = OUTPUT_LOGITS};
+    for (int i = 0; i < 8; i++)
+        plan_tokens(p)[p->n_tokens++] = i == 4 ? token_from_slot(2) : 99 - i;
+    p->n_outputs = 3;
+}
+
+static struct plan *new_plan(void)
+{
+    struct plan *p = calloc(1, plan_max_bytes(&limits));
+
+    assert_non_null(p);
+    write_plan(p);
+    return p;
+}
+
+static enum status check(const struct plan *p)
+{
+    return plan_check(p, plan_max_bytes(&limits), &limits, GENERATION);
+}
+
+static void packing_keeps_everything_and_drops_the_gaps(void **state)
+{
+    struct plan *wide = new_plan(), *packed = new_plan();
+
+    (void)state;
+    assert_int_equal(check(wide), STATUS_OK);
+    plan_pack(packed);
+    assert_int_equal(check(packed), STATUS_OK);
+    assert_int_equal(plan_check(packed, packed->bytes, &limits, GENERATION), STATUS_OK);
+    assert_true(packed->bytes < wide->bytes);
+    assert_int_equal(packed->bytes, sizeof(struct plan) + 2 * sizeof(struct slot_start) +
+        3 * sizeof(struct block_change) + 3 * sizeof(struct plan_row) + 8 * sizeof(int32_t));
+    assert_memory_equal(plan_starts(wide), plan_starts(packed), 2 * sizeof(struct slot_start));
+    assert_memory_equal(plan_changes(wide), plan_changes(packed), 3 * sizeof(struct block_change));
+    assert_memory_equal(plan_rows(wide), plan_rows(packed), 3 * sizeof(struct plan_row));
+    assert_memory_equal(plan_tokens(wide), plan_tokens(packed), 8 * sizeof(int32_t));
+    assert_int_equal(packed->number, 41);
+    plan_pack(packed); /* again: nothing moves */
+    assert_memory_equal(plan_tokens(wide), plan_tokens(packed), 8 * sizeof(int32_t));
+    free(wide);
+    free(packed);
+}
+
+static void the_largest_plan_fits_its_room(void **state)
+{
+    struct plan *p = calloc(1, plan_max_bytes(&limits));
+
+    (void)state;
+    plan_begin(p, &limits, GENERATION, 0);
+    assert_int_equal(p->bytes, plan_max_bytes(&limits));
+    for (uint32_t s = 0; s < limits.max_slots; s++) {
+        plan_starts(p)[p->n_starts++] = (struct slot_start){.slot = s};
+        for (uint32_t b = 0; b < limits.max_blocks_per_slot; b++)
+            plan_changes(p)[p->n_changes++] = (struct block_change){s, b, s};
+        plan_rows(p)[p->n_rows++] = (struct plan_row){.slot = s, .first_token = s * 8,
+            .n_tokens = 8, .n_outputs = 5, .output = OUTPUT_LOGITS};
+        p->n_outputs += 5;
+    }
+    p->n_tokens = limits.max_tokens;
+    assert_int_equal(check(p), STATUS_OK);
+    plan_pack(p);
+    assert_int_equal(p->bytes, plan_max_bytes(&limits));
+    assert_int_equal(check(p), STATUS_OK);
+    free(p);
+}
+
+static void limits_beyond_a_message_are_zero_bytes(void **state)
+{
+    struct plan_limits huge = limits;
+
+    (void)state;
+    huge.max_slots = huge.max_blocks_per_slot = 1 << 16;
+    assert_int_equal(plan_max_bytes(&huge), 0);
+    huge = limits;
+    huge.max_slots = UINT32_MAX;
+    assert_int_equal(plan_max_bytes(&huge), 0);
+}
+
+static void a_stop_carries_nothing(void **state)
+{
+    struct plan *p = calloc(1, plan_max_bytes(&limits));
+
+    (void)state;
+    plan_begin(p, &limits, GENERATION, 5);
+    p->flags = PLAN_STOP;
+    plan_pack(p);
+    assert_int_equal(check(p), STATUS_OK);
+    p->n_outputs = 1;
+    assert_int_equal(check(p), STATUS_INVALID);
+    free(p);
+}
+
+/* Each breaks a good plan in one place. */
+#define BREAK(name, change)                  \
+    static void break_##name(struct plan *p) \
+    {                                        \
+        change;                              \
+    }
+BREAK(bytes, p->bytes = UINT32_MAX)
+BREAK(short, p->bytes = sizeof(*p) - 1)
+BREAK(generation, p->generation++)
+BREAK(flags, p->flags = 2)
+BREAK(n_starts, p->n_starts = 9)
+BREAK(n_changes, p->n_changes = 0x40000001)
+BREAK(n_rows, p->n_rows = 2)
+BREAK(n_tokens, p->n_tokens = 9)
+BREAK(n_tokens_huge, p->n_tokens = UINT32_MAX)
+BREAK(n_outputs, p->n_outputs = 4)
+BREAK(starts_at, p->starts_at += 4)
+BREAK(changes_at, p->changes_at = p->bytes - 8)
+BREAK(rows_at, p->rows_at = 8)
+BREAK(tokens_at, p->tokens_at = UINT32_MAX - 3)
+BREAK(tokens_align, p->tokens_at += 2)
+BREAK(start_slot, plan_starts(p)[1].slot = 8)
+BREAK(start_twice, plan_starts(p)[1].slot = 5)
+BREAK(temperature, plan_starts(p)[1].sampling.temperature = NAN)
+BREAK(top_p, plan_starts(p)[1].sampling.top_p = 1.5f)
+BREAK(min_p, plan_starts(p)[1].sampling.min_p = -0.1f)
+BREAK(change_slot, plan_changes(p)[0].slot = 8)
+BREAK(change_index, plan_changes(p)[2].index = 6)
+BREAK(change_block, plan_changes(p)[1].block = 20)
+BREAK(row_slot, plan_rows(p)[0].slot = UINT32_MAX)
+BREAK(row_twice, plan_rows(p)[2].slot = 2)
+BREAK(row_kind, plan_rows(p)[0].kind = 2)
+BREAK(row_output, plan_rows(p)[0].output = 3)
+BREAK(row_empty, plan_rows(p)[0].n_tokens = 0)
+BREAK(row_gap, plan_rows(p)[2].first_token = 6)
+BREAK(row_long, plan_rows(p)[2].n_tokens = UINT32_MAX - 4)
+BREAK(row_outputs, plan_rows(p)[2].n_outputs = 4)
+BREAK(row_none, plan_rows(p)[0].n_outputs = 1)
+BREAK(row_adapter, plan_rows(p)[0].adapter = 1)
+BREAK(token_high, plan_tokens(p)[0] = 100)
+BREAK(token_slot, plan_tokens(p)[4] = token_from_slot(8))
+BREAK(token_low, plan_tokens(p)[4] = INT32_MIN)
+
+static void every_broken_field_is_refused(void **state)
+{
+    static void (*const breaks[])(struct plan *p) = {break_bytes, break_short, break_generation,
+        break_flags, break_n_starts, break_n_changes, break_n_rows, break_n_tokens,
+        break_n_tokens_huge, break_n_outputs, break_starts_at, break_changes_at, break_rows_at,
+        break_tokens_at, break_tokens_align, break_start_slot, break_start_twice,
+        break_temperature, break_top_p, break_min_p, break_change_slot, break_change_index,
+        break_change_block, break_row_slot, break_row_twice, break_row_kind, break_row_output,
+        break_row_empty, break_row_gap, break_row_long, break_row_outputs, break_row_none,
+        break_row_adapter, break_token_high, break_token_slot, break_token_low};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(breaks) / sizeof(breaks[0]); i++)
+        for (int packed = 0; packed < 2; packed++) {
+            struct plan *p = new_plan();
+
+            if (packed)
+                plan_pack(p);
+            breaks[i](p);
+            if (check(p) != STATUS_INVALID)
+                fail_msg("break %zu passed", i);
+            assert_non_null(strstr(log_last_error(), "plan: "));
+            free(p);
+        }
+}
+
+static uint32_t random_next(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*state >> 33);
+}
+
+/* Whatever passes must be safe to read in full: the sanitizers watch. */
+static void read_all(const struct plan *p)
+{
+    volatile uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < p->n_starts; i++)
+        sum += plan_starts(p)[i].slot;
+    for (uint32_t i = 0; i < p->n_changes; i++)
+        sum += plan_changes(p)[i].block;
+    for (uint32_t r = 0; r < p->n_rows; r++)
+        for (uint32_t t = 0; t < plan_rows(p)[r].n_tokens; t++)
+            sum += (uint32_t)plan_tokens(p)[plan_rows(p)[r].first_token + t];
+}
+
+static void damaged_messages_do_no_harm(void **state)
+{
+    uint64_t random = FUZZ_SEED;
+    int passed = 0;
+
+    (void)state;
+    print_message("# seed %d\n", FUZZ_SEED);
+    for (int i = 0; i < FUZZ_CASES; i++) {
+        struct plan *whole = new_plan(), *p;
+        size_t bytes;
+
+        plan_pack(whole);
+        bytes = whole->bytes - (random_next(&random) % 8 == 0 ? random_next(&random) % 64 : 0);
+        p = malloc(bytes); /* no byte more: reading past it is seen */
+        assert_non_null(p);
+        memcpy(p, whole, bytes);
+        for (uint32_t n = random_next(&random) % 3; n > 0; n--)
+            ((unsigned char *)p)[random_next(&random) % bytes] ^= 1u << random_next(&random) % 8;
+        if (plan_check(p, bytes, &limits, GENERATION) == STATUS_OK) {
+            passed++;
+            read_all(p);
+        }
+        free(p);
+        free(whole);
+    }
+    assert_true(passed > 0 && passed < FUZZ_CASES);
+    assert_int_equal(plan_check((struct plan *)(uint64_t[8]){0}, 0, &limits, 0), STATUS_INVALID);
+}
+
+/* Programs ------------------------------------------------------------------------------- */
+
+struct small {
+    struct program p;
+    struct comm comm;
+    struct weight table, norm, matrix;
+    int x, h, y;
+};
+
+/* Two ranks: embed (Partial) -> reduce -> norm -> linear, row or column. */
+static void small_begin(struct small *s)
+{
+    struct program_shape shape = {.limits = limits, .hidden = 8, .layers = 1, .head_dim = 4,
+        .heads = 2, .kv_heads = 1, .vocab = 100, .vocab_rows = 50, .kv_dtype = DTYPE_BF16};
+
+    *s = (struct small){.comm = {.size = 2}, .table = {.n = 50, .k = 8}, .norm = {.n = 8},
+        .matrix = {.n = 8, .k = 8}};
+    program_init(&s->p, &shape, &s->comm);
+    s->x = program_buffer(&s->p, "x", EXTENT_TOKENS, 8, PLACE_PARTIAL);
+    s->h = program_buffer(&s->p, "h", EXTENT_TOKENS, 8, PLACE_REPLICATE);
+    s->y = program_buffer(&s->p, "y", EXTENT_TOKENS, 8, PLACE_SHARD);
+    program_op(&s->p, (struct op){.kind = OP_BEGIN, .in = {-1, -1}, .out = -1});
+    program_op(&s->p, (struct op){.kind = OP_EMBED, .in = {-1, -1}, .out = s->x,
+        .weight = &s->table});
+}
+
+static void add(struct small *s, enum op_kind kind, int in0, int in1, int out,
+    const struct weight *w)
+{
+    assert_int_equal(program_op(&s->p, (struct op){.kind = kind, .in = {in0, in1}, .out = out,
+        .weight = w}), STATUS_OK);
+}
+
+static void a_reduced_program_passes(void **state)
+{
+    struct small s;
+
+    (void)state;
+    small_begin(&s);
+    add(&s, OP_ALL_REDUCE, s.x, -1, s.x, NULL);
+    add(&s, OP_NORM, s.x, -1, s.h, &s.norm);
+    add(&s, OP_LINEAR, s.h, -1, s.y, &s.matrix);
+    assert_int_equal(program_check(&s.p), STATUS_OK);
+    program_free(&s.p);
+}
+
+static void expect_refusal(struct small *s, const char *words)
+{
+    assert_int_equal(program_check(&s->p), STATUS_INVALID);
+    if (strstr(log_last_error(), words) == NULL)
+        fail_msg("said: %s", log_last_error());
+    program_free(&s->p);
+}
+
+static void a_missing_reduce_is_refused(void **state)
+{
+    struct small s;
+
+    (void)state;
+    small_begin(&s);
+    add(&s, OP_NORM, s.x, -1, s.h, &s.norm);
+    expect_refusal(&s, "x: is Partial here: only all_reduce may read it");
+    small_begin(&s);
+    expect_refusal(&s, "x: is left Partial");
+    small_begin(&s);
+    add(&s, OP_EMBED, -1, -1, s.x, &s.table);
+    expect_refusal(&s, "x: is Partial and overwritten");
+    small_begin(&s);
+    add(&s, OP_ALL_REDUCE, s.x, -1, -1, NULL);
+    add(&s, OP_ALL_REDUCE, s.x, -1, -1, NULL);
+    expect_refusal(&s, "x: is not Partial");
+}
+
+static void wrong_operands_are_refused(void **state)
+{
+    struct small s;
+
+    (void)state;
+    small_begin(&s);
+    add(&s, OP_LINEAR, s.h, -1, s.y, &s.matrix);
+    expect_refusal(&s, "h: is read before it is written");
+    small_begin(&s);
+    add(&s, OP_ALL_REDUCE, s.x, -1, -1, NULL);
+    add(&s, OP_NORM, s.x, -1, s.y, &s.norm); /* a norm's output is no shard */
+    expect_refusal(&s, "shape or placement");
+    small_begin(&s);
+    add(&s, OP_ALL_REDUCE, s.x, -1, -1, NULL);
+    add(&s, OP_LINEAR, s.x, -1, s.y, &s.norm); /* a vector */
+    expect_refusal(&s, "shape or placement");
+    small_begin(&s);
+    add(&s, OP_ALL_REDUCE, s.x, -1, -1, NULL);
+    add(&s, OP_LINEAR, s.x, -1, s.x, &s.matrix);
+    expect_refusal(&s, "missing, too many, or the same");
+    small_begin(&s);
+    add(&s, OP_BEGIN, -1, -1, -1, NULL);
+    expect_refusal(&s, "begin comes first");
+    small_begin(&s);
+    assert_int_equal(program_op(&s.p, (struct op){.kind = OP_NORM, .in = {9, -1}, .out = s.h}),
+        STATUS_INVALID);
+    program_free(&s.p);
+}
+
+static void a_column_product_of_a_shard_is_refused(void **state)
+{
+    struct small s;
+    int z;
+
+    (void)state;
+    small_begin(&s);
+    z = program_buffer(&s.p, "z", EXTENT_TOKENS, 8, PLACE_SHARD);
+    add(&s, OP_ALL_REDUCE, s.x, -1, -1, NULL);
+    add(&s, OP_LINEAR, s.x, -1, s.y, &s.matrix);
+    add(&s, OP_LINEAR, s.y, -1, z, &s.matrix); /* its product is a Partial sum, not a shard */
+    expect_refusal(&s, "shape or placement");
+}
+
+static void buffers_have_an_end(void **state)
+{
+    struct small s;
+
+    (void)state;
+    small_begin(&s);
+    assert_int_equal(program_buffer(&s.p, "none", EXTENT_TOKENS, 0, PLACE_SHARD), -1);
+    while (s.p.n_buffers < PROGRAM_MAX_BUFFERS)
+        assert_true(program_buffer(&s.p, "b", EXTENT_TOKENS, 1, PLACE_SHARD) >= 0);
+    assert_int_equal(program_buffer(&s.p, "b", EXTENT_TOKENS, 1, PLACE_SHARD), -1);
+    program_free(&s.p);
+}
+
+static void names_and_sizes_are_told(void **state)
+{
+    const struct program_shape shape = {.limits = {.block_size = 16}, .kv_heads = 3,
+        .head_dim = 10, .kv_dtype = DTYPE_BF16};
+
+    (void)state;
+    for (int k = 0; k < OP_KINDS; k++)
+        assert_true(strlen(op_name((enum op_kind)k)) > 2);
+    assert_string_equal(op_name(OP_QK_ROPE), "qk_rope");
+    assert_string_equal(op_name(OP_KINDS), "unknown");
+    assert_string_equal(place_name(PLACE_PARTIAL), "partial");
+    assert_int_equal(program_block_bytes(&shape), 2 * 3 * 16 * 10 * 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(packing_keeps_everything_and_drops_the_gaps),
+        cmocka_unit_test(the_largest_plan_fits_its_room),
+        cmocka_unit_test(limits_beyond_a_message_are_zero_bytes),
+        cmocka_unit_test(a_stop_carries_nothing),
+        cmocka_unit_test(every_broken_field_is_refused),
+        cmocka_unit_test(damaged_messages_do_no_harm),
+        cmocka_unit_test(a_reduced_program_passes),
+        cmocka_unit_test(a_missing_reduce_is_refused),
+        cmocka_unit_test(wrong_operands_are_refused),
+        cmocka_unit_test(a_column_product_of_a_shard_is_refused),
+        cmocka_unit_test(buffers_have_an_end),
+        cmocka_unit_test(names_and_sizes_are_told),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
