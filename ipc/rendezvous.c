@@ -66,23 +66,23 @@ static enum status missing(const struct rendezvous *r, uint32_t round, uint64_t 
     int digits = seconds < 10 ? 1 : 0;
     char names[256];
     size_t length = 0;
-    uint32_t count = 0;
+    uint32_t count = 0, named = 0;
 
     for (uint32_t i = 0; i < r->ranks; i++) {
         if ((int32_t)(flag_value(&r->shared->seats[i].joined) - round) >= 0)
             continue;
-        if (length < sizeof(names) - 16)
-            length += (size_t)snprintf(
-                names + length, sizeof(names) - length, "%s%u", count > 0 ? ", " : "", i);
-        else if (length < sizeof(names) - 4)
-            length += (size_t)snprintf(names + length, sizeof(names) - length, "...");
         count++;
+        if (length >= sizeof(names) - 16)
+            continue;
+        length += (size_t)snprintf(
+            names + length, sizeof(names) - length, "%s%u", named > 0 ? ", " : "", i);
+        named++;
     }
     if (count == 0) /* the last one came just now, too late for us */
         return log_fail(
             STATUS_TIMEOUT, "rendezvous: joining took longer than %.*f s", digits, seconds);
-    return log_fail(STATUS_TIMEOUT, "rendezvous: rank%s %s of %u did not join within %.*f s",
-        count > 1 ? "s" : "", names, r->ranks, digits, seconds);
+    return log_fail(STATUS_TIMEOUT, "rendezvous: rank%s %s%s of %u did not join within %.*f s",
+        count > 1 ? "s" : "", names, named < count ? ", ..." : "", r->ranks, digits, seconds);
 }
 
 static enum status wait_for_all(const struct rendezvous *r, uint32_t rank, uint32_t round,

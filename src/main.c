@@ -2,8 +2,12 @@
  *
  * The same program is client, supervisor and worker: the supervisor starts
  * /proc/self/exe again, so one file is all there is to install. */
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "quern.h"
@@ -21,10 +25,12 @@ static const struct command commands[] = {
     {"run", command_run, "complete a prompt"},
     {"serve", command_serve, "serve clients on a socket"},
     {"logits", command_logits, "write the logits of a prompt to a file"},
+    {"plan", command_plan, "show how a model is shared between ranks"},
     {"tokenize", command_tokenize, "text to token ids, JSON lines"},
     {"detokenize", command_detokenize, "token ids to text, JSON lines"},
     {"template", command_template, "chat messages to a prompt, JSON lines"},
     {"synth", command_synth, "write a checkpoint of random weights"},
+    {"quantize", command_quantize, "write a quantised checkpoint"},
     {"bench", command_bench, "measure this machine and quern on it"},
     {"doctor", command_doctor, "check this machine, and say what to do"},
     {"worker", worker_main, NULL},
@@ -52,9 +58,27 @@ static bool asks(int argc, char **argv, const char *option)
     return false;
 }
 
+/* Standard input, output and error exist: otherwise a socket or a device gets one of their
+ * numbers, and is written to. */
+static void open_standard(void)
+{
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    while (fd >= 0 && fd <= STDERR_FILENO) {
+        fcntl(fd, F_SETFD, 0);
+        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
+    open_standard();
+    signal(SIGCHLD, SIG_DFL); /* ignored, it would hide how children end */
     log_set_sink(log_to_stderr, NULL);
+    setenv("HWLOC_HIDE_ERRORS", "2", 0); /* a machine without /sys is no reason to print */
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes counts for memfds: then an error, not a death */
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         strcmp(argv[1], "help") == 0)
         return argc < 2 ? (usage(), EXIT_USAGE) : usage();

@@ -52,12 +52,18 @@ struct backend {
     size_t (*weight_bytes)(struct device *d, enum weight_format format, uint32_t n, uint32_t k);
 
     /* Packs rows [n0, n0 + rows) of w: src [rows, w->k], f32 for WEIGHT_F32, bf16 bits for
-     * WEIGHT_BF16. n0 is a multiple of 16, and so is rows unless it reaches w->n. */
+     * WEIGHT_BF16, a byte a code for the others (INT4: 0..15). n0 is a multiple of 16, and so is
+     * rows unless it reaches w->n. */
     void (*weight_pack)(struct device *d, struct weight *w, uint32_t n0, uint32_t rows,
         const void *src);
 
     /* A vector [n] f32 (norm weight, bias) into memory from alloc(). */
     void (*vector_write)(struct device *d, float *dst, const float *src, uint32_t n);
+
+    /* `rows` runs of `bytes`, `src_stride` bytes apart, into memory from alloc(), where they lie
+     * `dst_stride` apart: a weight's scales, zeros and groups of inputs. */
+    void (*write_rows)(struct device *d, void *dst, size_t dst_stride, const void *src,
+        size_t src_stride, size_t bytes, size_t rows);
 
     /* Bytes program_load() will take: activations and KV cache, in that order. */
     void (*program_bytes)(struct device *d, const struct program *p, size_t bytes[2]);

@@ -1,8 +1,8 @@
 /* dtype.h - element types of tensors, and exact conversions between them.
  *
  * Sources: FACTS 3 (names as safetensors spells them). bf16 and f16 are held
- * as uint16_t bits. Narrowing rounds to nearest, ties to even; a NaN stays a
- * (quiet) NaN. */
+ * as uint16_t bits, e4m3 (e4m3fn: bias 7, no infinity, most 448) as uint8_t.
+ * Narrowing rounds to nearest, ties to even; a NaN stays a (quiet) NaN. */
 #ifndef QUERN_DTYPE_H
 #define QUERN_DTYPE_H
 
@@ -80,6 +80,42 @@ static inline uint16_t f32_to_f16(float x)
     shift = 126u - (magnitude >> 23);
     m = (magnitude & 0x7fffffu) | 0x800000u;
     return (uint16_t)(sign | ((m + (1u << (shift - 1)) - 1u + ((m >> shift) & 1u)) >> shift));
+}
+
+static inline float e4m3_to_f32(uint8_t bits)
+{
+    uint32_t sign = (uint32_t)(bits & 0x80u) << 24, magnitude = bits & 0x7fu, wide;
+    float x;
+
+    if (magnitude < 8) { /* zero or subnormal: m * 2^-9 is exact in f32 */
+        x = (float)magnitude * 0x1p-9f;
+        return sign ? -x : x;
+    }
+    wide = sign | (magnitude == 0x7f ? 0x7fc00000u : (magnitude << 20) + (120u << 23));
+    memcpy(&x, &wide, sizeof(x));
+    return x;
+}
+
+/* Saturates: what would round past 448, infinity too, is 448. */
+static inline uint8_t f32_to_e4m3(float x)
+{
+    uint32_t bits, magnitude, sign, shift, m;
+
+    memcpy(&bits, &x, sizeof(bits));
+    sign = (bits >> 24) & 0x80u;
+    magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
+        return (uint8_t)(sign | 0x7fu);
+    if (magnitude >= 0x43e00000u) /* 448 */
+        return (uint8_t)(sign | 0x7eu);
+    if (magnitude >= 0x3c800000u) /* normal: rounding may carry into the exponent */
+        return (uint8_t)(sign |
+            ((magnitude - (120u << 23) + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20));
+    if (magnitude < 0x3a800000u) /* below half of the smallest subnormal */
+        return (uint8_t)sign;
+    shift = 141u - (magnitude >> 23);
+    m = (magnitude & 0x7fffffu) | 0x800000u;
+    return (uint8_t)(sign | ((m + (1u << (shift - 1)) - 1u + ((m >> shift) & 1u)) >> shift));
 }
 
 #endif

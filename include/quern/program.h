@@ -87,7 +87,7 @@ struct weight {
 
 enum op_kind {
     OP_BEGIN,      /* plan -> ids, positions, rope angles; slots start, blocks change */
-    OP_EMBED,      /* out = table[id]; ids outside this rank's rows give zero */
+    OP_EMBED,      /* out = table[id]; ids outside the table's rows give zero */
     OP_NORM,       /* out = rms_norm(in, weight) */
     OP_ADD_NORM,   /* in[0] += in[1]; out = rms_norm(in[0], weight) */
     OP_LINEAR,     /* out = in . weight^T + bias */
@@ -119,6 +119,7 @@ struct op {
     int in[2], out;               /* buffer numbers, -1 for none. OP_LINEAR: in[1] is an amax buffer,
                                    * -1: each token's maximum is taken of `in[0]` as it is here */
     uint32_t out_col;             /* OP_LINEAR: first column of `out` that is written */
+    uint32_t first_id;            /* OP_EMBED: the id of the table's row 0; it has weight->n rows */
     float factor;                 /* OP_SCALE */
     const struct column_map *map; /* OP_GATHER_COLS, OP_SLICE_COLS; owned by the builder */
     const struct weight *weight;  /* table, norm [cols] or linear */

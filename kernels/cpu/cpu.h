@@ -15,7 +15,18 @@
  * Packed weights: panels of 16 outputs.
  *   WEIGHT_F32:  [ceil(n/16)][k][16] f32
  *   WEIGHT_BF16: [ceil(n/16)][ceil(k/2)][16][2] bf16 (pairs along k)
- * rows past n and a column past k are zero. */
+ *   WEIGHT_FP8, WEIGHT_INT8: [ceil(n/16)][ceil(k/4)][16][4] bytes
+ *   WEIGHT_INT4: [ceil(n/16)][ceil(k/8)][16][4] bytes, each two codes, the low nibble the even k
+ * rows past n and columns past k are zero bits.
+ *
+ * Quantised weights (program.h: struct weight_quant), by what activations are:
+ *   ACTIVATION_PLAIN: x is float32 (rounded to bf16 where --compute says so); a weight is
+ *     (code - zero) * scale in f32, and then the sums are those of a WEIGHT_F32 row.
+ *   ACTIVATION_INT8, ACTIVATION_FP8: x is codes, with one scale a token and activation group. A
+ *     block is the longest run of k inside one weight group and one activation group. Its sum of
+ *     x code * (weight code - zero) is exact where both are integers; otherwise it is f32: one
+ *     running sum between two multiples of LINEAR_CHUNK, those added ascending. Block sums,
+ *     rounded to f32, times (x scale * weight scale), are added ascending. */
 #ifndef QUERN_KERNELS_CPU_H
 #define QUERN_KERNELS_CPU_H
 
@@ -33,11 +44,18 @@ struct linear_args {
     uint32_t m, n, k;
     const void *w;     /* packed */
     const float *bias; /* [n] or NULL; added to the finished sum */
+
+    /* Quantised weights; otherwise NULL. Unless their activation is PLAIN, x is codes of one byte
+     * (int8 or e4m3; columns k .. round_up(k, 8) are zero), and x_scales [m, ld_scales] has a
+     * column for each activation group that the k inputs touch (quant_act_groups()). */
+    const struct weight_quant *quant;
+    const float *x_scales;
+    size_t ld_scales;
 };
 
 struct linear_kernel {
     const char *name; /* "avx2.bf16" */
-    enum dtype x;     /* DTYPE_F32 or DTYPE_BF16: what apply() reads */
+    enum dtype x;     /* DTYPE_F32 or DTYPE_BF16: what apply() reads, if not codes */
     void (*apply)(const struct linear_args *a, uint32_t panel0, uint32_t panel1);
 };
 
@@ -101,8 +119,17 @@ struct cpu_kernels {
     void (*round_bf16)(uint16_t *dst, const float *src, size_t n);
     void (*round_bf16_f32)(float *dst, const float *src, size_t n);
 
-    /* Row `row` of a packed matrix [n, k] -> out [k] f32. */
-    void (*lookup)(float *out, const void *w, enum weight_format format, uint32_t k, uint32_t row);
+    /* The largest |x| of n, 0 when n is 0; a NaN among them is the answer. */
+    float (*amax)(const float *x, size_t n);
+
+    /* ACTIVATION_INT8: the nearest whole number to x / scale (ties to even), within -128 and 127.
+     * ACTIVATION_FP8: the nearest e4m3 to x / scale, or to x * (1 / scale) when `inverse`; past
+     * 448 it is 448. With a NaN for a scale the codes are of no use, nor is the product. */
+    void (*quantize)(uint8_t *codes, const float *x, size_t n, float scale, enum activation to,
+        bool inverse);
+
+    /* Row `row` of a packed matrix w [n, k], of any format -> out [k] f32. */
+    void (*lookup)(float *out, const struct weight *w, uint32_t row);
 
     /* The largest of x [n], lowest index among equals. */
     uint32_t (*argmax)(const float *x, uint32_t n);

@@ -13,123 +13,39 @@
 
 #include "quern/dtype.h"
 
-static float *row_at(const struct executable *x, int buffer, uint32_t row)
-{
-    return x->buffers[buffer] + (size_t)row * x->program->buffers[buffer].cols;
-}
-
-static uint32_t cols_of(const struct executable *x, int buffer)
-{
-    return x->program->buffers[buffer].cols;
-}
-
-/* This thread's rows of a buffer. */
-static struct part rows_mine(const struct step *s, int buffer, int thread)
-{
-    return part_of(rows_of(s, s->x->program->buffers[buffer].rows), thread, s->x->threads);
-}
-
 static enum status op_embed(struct step *s, const struct op *op, int thread)
 {
     struct executable *x = s->x;
-    const struct program_shape *shape = &x->program->shape;
     const struct weight *w = op->weight;
-    struct part rows = rows_mine(s, op->out, thread);
+    struct part rows = rows_mine(s, op, op->out, thread);
 
     for (uint32_t r = rows.from; r < rows.to; r++) {
-        uint32_t local = (uint32_t)x->tokens[r] - shape->vocab_first; /* wraps below first */
+        uint32_t local = (uint32_t)x->tokens[r] - op->first_id; /* wraps below first */
 
-        if (local < shape->vocab_rows)
-            x->device->kernels.lookup(row_at(x, op->out, r), w->data, w->format, w->k, local);
+        if (local < w->n)
+            x->device->kernels.lookup(row_at(x, op->out, r), w, local);
         else
             memset(row_at(x, op->out, r), 0, w->k * sizeof(float));
     }
     return STATUS_OK;
 }
 
-static enum status op_norm(struct step *s, const struct op *op, int thread)
+enum status op_norm(struct step *s, const struct op *op, int thread)
 {
     struct executable *x = s->x;
-    struct part rows = rows_mine(s, op->out, thread);
+    struct part rows = rows_mine(s, op, op->out, thread);
 
     if (rows.from < rows.to)
         x->device->kernels.add_norm(x->buffers[op->out], x->buffers[op->in[0]],
-            op->kind == OP_ADD_NORM ? x->buffers[op->in[1]] : NULL, op->weight->data,
+            op->kind == OP_NORM ? NULL : x->buffers[op->in[1]], op->weight->data,
             x->program->shape.rms_eps, cols_of(x, op->out), rows.from, rows.to);
-    return STATUS_OK;
-}
-
-/* Linear --------------------------------------------------------------------------------- */
-
-static const struct linear_kernel *kernel_of(const struct executable *x, const struct weight *w)
-{
-    return &x->device->kernels.linear[w->format][x->program->shape.compute];
-}
-
-/* The kernel can read the buffer as it is. */
-static bool reads_in_place(const struct executable *x, const struct weight *w)
-{
-    return kernel_of(x, w)->x == DTYPE_F32 && w->k % 2 == 0 &&
-           x->program->shape.compute == COMPUTE_F32;
-}
-
-/* One row of a linear layer's input, padded to an even count, as the kernel wants it. */
-static void round_row(const struct executable *x, const struct weight *w, const float *in,
-    uint32_t row)
-{
-    const struct cpu_kernels *k = &x->device->kernels;
-    size_t width = (w->k + 1) & ~1u;
-
-    if (kernel_of(x, w)->x == DTYPE_BF16) {
-        uint16_t *out = (uint16_t *)x->rounded + row * width;
-
-        k->round_bf16(out, in, w->k);
-        memset(out + w->k, 0, (width - w->k) * sizeof(*out));
-    } else {
-        float *out = (float *)x->rounded + row * width;
-
-        if (x->program->shape.compute == COMPUTE_BF16)
-            k->round_bf16_f32(out, in, w->k);
-        else
-            memcpy(out, in, w->k * sizeof(*out));
-        memset(out + w->k, 0, (width - w->k) * sizeof(*out));
-    }
-}
-
-static enum status op_linear(struct step *s, const struct op *op, int thread)
-{
-    struct executable *x = s->x;
-    const struct weight *w = op->weight;
-    struct linear_args args = {
-        .y = x->buffers[op->out],
-        .ldy = cols_of(x, op->out),
-        .x = x->buffers[op->in[0]],
-        .ldx = w->k,
-        .m = rows_of(s, x->program->buffers[op->out].rows),
-        .n = w->n,
-        .k = w->k,
-        .w = w->data,
-        .bias = w->bias,
-    };
-    struct part rows = rows_mine(s, op->in[0], thread);
-    struct part panels = part_of((w->n + PANEL - 1) / PANEL, thread, x->threads);
-
-    if (!reads_in_place(x, w)) {
-        for (uint32_t r = rows.from; r < rows.to; r++)
-            round_row(x, w, row_at(x, op->in[0], r), r);
-        pool_barrier(x->device->pool, false);
-        args.x = x->rounded;
-        args.ldx = (w->k + 1) & ~1u;
-    }
-    if (args.m > 0 && panels.from < panels.to)
-        kernel_of(x, w)->apply(&args, panels.from, panels.to);
     return STATUS_OK;
 }
 
 static enum status op_add_bias(struct step *s, const struct op *op, int thread)
 {
     struct executable *x = s->x;
-    struct part rows = rows_mine(s, op->in[0], thread);
+    struct part rows = rows_mine(s, op, op->in[0], thread);
     const float *bias = op->weight->data;
 
     for (uint32_t r = rows.from; r < rows.to; r++) {
@@ -141,13 +57,27 @@ static enum status op_add_bias(struct step *s, const struct op *op, int thread)
     return STATUS_OK;
 }
 
+static enum status op_scale(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    struct part rows = rows_mine(s, op, op->in[0], thread);
+
+    for (uint32_t r = rows.from; r < rows.to; r++) {
+        float *row = row_at(x, op->in[0], r);
+
+        for (uint32_t i = 0; i < cols_of(x, op->in[0]); i++)
+            row[i] *= op->factor;
+    }
+    return STATUS_OK;
+}
+
 /* Attention ------------------------------------------------------------------------------ */
 
 static enum status op_qk_rope(struct step *s, const struct op *op, int thread)
 {
     struct executable *x = s->x;
     const struct program_shape *shape = &x->program->shape;
-    struct part rows = rows_mine(s, op->in[0], thread);
+    struct part rows = rows_mine(s, op, op->in[0], thread);
     struct rope_args args = {
         .qkv = x->buffers[op->in[0]],
         .ld = cols_of(x, op->in[0]),
@@ -196,7 +126,7 @@ static enum status op_attention(struct step *s, const struct op *op, int thread)
 static enum status op_silu_mul(struct step *s, const struct op *op, int thread)
 {
     struct executable *x = s->x;
-    struct part rows = rows_mine(s, op->out, thread);
+    struct part rows = rows_mine(s, op, op->out, thread);
 
     if (rows.from < rows.to)
         x->device->kernels.silu_mul(x->buffers[op->out], x->buffers[op->in[0]],
@@ -204,20 +134,10 @@ static enum status op_silu_mul(struct step *s, const struct op *op, int thread)
     return STATUS_OK;
 }
 
-static enum status op_all_reduce(struct step *s, const struct op *op, int thread)
-{
-    struct executable *x = s->x;
-    size_t n = (size_t)rows_of(s, x->program->buffers[op->in[0]].rows) * cols_of(x, op->in[0]);
-
-    if (is_alone(x) || n == 0)
-        return STATUS_OK;
-    return x->comm->row->all_reduce_f32(x->comm, thread, x->threads, x->buffers[op->in[0]], n);
-}
-
 static enum status op_pick(struct step *s, const struct op *op, int thread)
 {
     struct executable *x = s->x;
-    struct part rows = rows_mine(s, op->out, thread);
+    struct part rows = rows_mine(s, op, op->out, thread);
 
     for (uint32_t r = rows.from; r < rows.to; r++)
         memcpy(row_at(x, op->out, r), row_at(x, op->in[0], x->picked[r]),
@@ -240,9 +160,38 @@ static const struct {
     [OP_ATTENTION] = {op_attention, false, false},
     [OP_SILU_MUL] = {op_silu_mul, true, true},
     [OP_ALL_REDUCE] = {op_all_reduce, false, false},
+    [OP_REDUCE_SCATTER] = {op_reduce_scatter, false, false},
+    [OP_GATHER_ROWS] = {op_gather_rows, false, false},
+    [OP_GATHER_COLS] = {op_gather_cols, false, false},
+    [OP_SLICE_COLS] = {op_slice_cols, true, true},
+    [OP_SLICE_ROWS] = {op_slice_rows, true, false}, /* from here on others own the rows */
+    [OP_SCALE] = {op_scale, true, true},
+    [OP_REDUCE_ADD_NORM] = {op_reduce_add_norm, false, false},
+    [OP_AMAX] = {op_amax, true, true},
+    [OP_MAX_REDUCE] = {op_max_reduce, false, false},
     [OP_PICK] = {op_pick, false, true},
     [OP_SAMPLE] = {op_sample, false, false},
 };
+
+/* Which operations see a sequence shard: follows the buffers that are made one, and unmade. */
+static void mark_own_rows(struct executable *x)
+{
+    const struct program *p = x->program;
+    bool cut[PROGRAM_MAX_BUFFERS] = {false};
+
+    for (int i = 0; i < p->n_ops; i++) {
+        const struct op *op = &p->ops[i];
+
+        if (op->kind == OP_REDUCE_SCATTER || op->kind == OP_SLICE_ROWS)
+            cut[op->in[0]] = !is_alone(x);
+        else if (op->kind == OP_GATHER_ROWS)
+            cut[op->in[0]] = false;
+        else
+            x->own_rows[i] = op->in[0] >= 0 && cut[op->in[0]];
+        if (op->out >= 0 && op->out != op->in[0])
+            cut[op->out] = x->own_rows[i];
+    }
+}
 
 static enum extent extent_of(const struct program *p, const struct op *op)
 {
@@ -255,6 +204,7 @@ void plan_barriers(struct executable *x)
 {
     const struct program *p = x->program;
 
+    mark_own_rows(x);
     for (int i = 0; i < p->n_ops; i++) {
         const struct op *op = &p->ops[i], *next = op + 1;
         bool last = i == p->n_ops - 1;
@@ -262,7 +212,8 @@ void plan_barriers(struct executable *x)
         x->barrier_after[i] = last || !table[op->kind].rowwise_end ||
                               !table[next->kind].rowwise_begin ||
                               extent_of(p, op) != extent_of(p, next) ||
-                              (next->kind == OP_LINEAR && reads_in_place(x, next->weight));
+                              x->own_rows[i] != x->own_rows[i + 1] ||
+                              (next->kind == OP_LINEAR && linear_reads_in_place(x, next->weight));
     }
 }
 

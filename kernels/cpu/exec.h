@@ -76,9 +76,12 @@ struct executable {
 
     float *buffers[PROGRAM_MAX_BUFFERS]; /* [max rows, cols] */
     void *rounded;           /* [max rows, widest linear input] in the kernel's x type */
+    uint8_t *codes;          /* [max rows, widest quantised input] */
+    float *scales;           /* [max rows, most activation groups] of the codes */
     struct sequence *sequences; /* [max_slots] */
     uint32_t *tables;        /* [max_slots, max_blocks_per_slot]; UINT32_MAX: no block */
     bool *barrier_after;     /* [n_ops] */
+    bool *own_rows;          /* [n_ops] it works on a sequence shard: comm_own_rows() only */
 
     /* Of the step that runs: OP_BEGIN writes. */
     int32_t *tokens;         /* [max_tokens] ids, none negative */
@@ -108,6 +111,10 @@ struct executable {
 typedef enum status op_row(struct step *s, const struct op *op, int thread);
 
 op_row op_begin, op_sample;
+op_row op_norm;               /* OP_ADD_NORM and OP_REDUCE_ADD_NORM, once reduced, too */
+op_row op_linear, op_amax;    /* exec_linear.c */
+op_row op_all_reduce, op_max_reduce, op_reduce_scatter, op_gather_rows; /* exec_comm.c */
+op_row op_gather_cols, op_slice_cols, op_slice_rows, op_reduce_add_norm;
 
 /* Thread 0, when all operations are done: sequences take the step's tokens and ids. */
 void step_commit(struct step *s);
@@ -115,8 +122,21 @@ void step_commit(struct step *s);
 /* pool_work: runs a step. context: struct step. */
 void step_run(void *context, int thread);
 
-/* What `barrier_after` says (exec.c). */
+/* Fills own_rows and barrier_after (exec.c). */
 void plan_barriers(struct executable *x);
+
+/* The linear layer can read its input as it lies: nothing is rounded or quantised. */
+bool linear_reads_in_place(const struct executable *x, const struct weight *w);
+
+/* Bytes of a row of codes of k inputs. */
+static inline size_t code_stride(uint32_t k)
+{
+    return ((size_t)k + 7) & ~(size_t)7;
+}
+
+/* OK, or INVALID (logged): the group's row has no function that an operation needs, or a map of
+ * columns does not fit this rank's buffer. */
+enum status comm_ops_check(const struct program *p);
 
 /* Assigns every pointer of x into its memory, in one order; with memory NULL it only counts.
  * Returns the bytes of all. */
@@ -142,10 +162,35 @@ static inline struct part part_of(uint32_t n, int thread, int threads)
     };
 }
 
-/* Rows that a buffer of this extent has in this step. */
-static inline uint32_t rows_of(const struct step *s, enum extent rows)
+/* Rows that a buffer has in this step. */
+static inline uint32_t rows_of(const struct step *s, int buffer)
 {
-    return rows == EXTENT_TOKENS ? s->plan->n_tokens : s->plan->n_outputs;
+    return s->x->program->buffers[buffer].rows == EXTENT_TOKENS ? s->plan->n_tokens
+                                                                : s->plan->n_outputs;
+}
+
+static inline uint32_t cols_of(const struct executable *x, int buffer)
+{
+    return x->program->buffers[buffer].cols;
+}
+
+static inline float *row_at(const struct executable *x, int buffer, uint32_t row)
+{
+    return x->buffers[buffer] + (size_t)row * cols_of(x, buffer);
+}
+
+/* This thread's rows of a buffer, of those that the operation works on. */
+static inline struct part rows_mine(const struct step *s, const struct op *op, int buffer,
+    int thread)
+{
+    const struct executable *x = s->x;
+    struct comm_rows own = {.count = rows_of(s, buffer)};
+    struct part mine;
+
+    if (x->own_rows[op - x->program->ops])
+        own = comm_own_rows(own.count, x->comm->rank, x->comm->size);
+    mine = part_of((uint32_t)own.count, thread, x->threads);
+    return (struct part){mine.from + (uint32_t)own.first, mine.to + (uint32_t)own.first};
 }
 
 /* backend.h's weight_bytes and weight_pack (pack.c). */

@@ -14,6 +14,7 @@
 void cpu_rows_scalar(struct cpu_kernels *t)
 {
     linear_rows_scalar(t);
+    quant_rows_scalar(t);
     attention_rows_scalar(t);
     norm_rows_scalar(t);
 }

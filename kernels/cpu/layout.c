@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "kernels/cpu/exec.h"
+#include "kernels/cpu/ref_quant.h"
 
 enum { LINE = 64, HUGE_BYTES = 2 << 20 };
 
@@ -47,14 +48,27 @@ static uint32_t larger(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
-static uint32_t widest_linear(const struct program *p)
-{
-    uint32_t k = 0;
+/* What a row of a linear layer's input may take, over all of them. */
+struct widest {
+    uint32_t inputs, codes, scales;
+};
 
-    for (int i = 0; i < p->n_ops; i++)
-        if (p->ops[i].kind == OP_LINEAR)
-            k = larger(k, p->ops[i].weight->k);
-    return (k + 1) & ~1u;
+static struct widest widest_linear(const struct program *p)
+{
+    struct widest most = {0};
+
+    for (int i = 0; i < p->n_ops; i++) {
+        const struct weight *w = p->ops[i].weight;
+
+        if (p->ops[i].kind != OP_LINEAR)
+            continue;
+        most.inputs = larger(most.inputs, (w->k + 1) & ~1u);
+        if (!is_quantised(w->format) || w->quant.activation == ACTIVATION_PLAIN)
+            continue;
+        most.codes = larger(most.codes, (uint32_t)code_stride(w->k));
+        most.scales = larger(most.scales, quant_act_groups(&w->quant, w->k));
+    }
+    return most;
 }
 
 static uint32_t most_draws(const struct plan_limits *l)
@@ -66,14 +80,17 @@ static void layout_buffers(struct executable *x, struct carver *c)
 {
     const struct program *p = x->program;
     const struct plan_limits *l = &p->shape.limits;
+    struct widest widest = widest_linear(p);
+    size_t rows = larger(l->max_tokens, l->max_outputs);
 
     for (int i = 0; i < p->n_buffers; i++) {
-        uint32_t rows = p->buffers[i].rows == EXTENT_TOKENS ? l->max_tokens : l->max_outputs;
+        size_t own = p->buffers[i].rows == EXTENT_TOKENS ? l->max_tokens : l->max_outputs;
 
-        x->buffers[i] = carve(c, (size_t)rows * p->buffers[i].cols, sizeof(float));
+        x->buffers[i] = carve(c, own * p->buffers[i].cols, sizeof(float));
     }
-    x->rounded = carve(c, (size_t)larger(l->max_tokens, l->max_outputs) * widest_linear(p),
-        sizeof(float));
+    x->rounded = carve(c, rows * widest.inputs, sizeof(float));
+    x->codes = carve(c, rows * widest.codes, sizeof(*x->codes));
+    x->scales = carve(c, rows * widest.scales, sizeof(*x->scales));
 }
 
 static void layout_state(struct executable *x, struct carver *c)
@@ -85,6 +102,7 @@ static void layout_state(struct executable *x, struct carver *c)
     x->sequences = carve(c, l->max_slots, sizeof(*x->sequences));
     x->tables = carve(c, (size_t)l->max_slots * l->max_blocks_per_slot, sizeof(*x->tables));
     x->barrier_after = carve(c, (size_t)x->program->n_ops, sizeof(*x->barrier_after));
+    x->own_rows = carve(c, (size_t)x->program->n_ops, sizeof(*x->own_rows));
     x->tokens = carve(c, l->max_tokens, sizeof(*x->tokens));
     x->positions = carve(c, l->max_tokens, sizeof(*x->positions));
     x->blocks = carve(c, l->max_tokens, sizeof(*x->blocks));

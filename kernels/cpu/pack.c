@@ -4,6 +4,7 @@
  * streams. When a matrix comes whole, the thread that packs a panel is the one
  * that will read it in every step, and so it lies on that thread's node. */
 #include "kernels/cpu/exec.h"
+#include "kernels/cpu/ref_quant.h"
 
 struct packing {
     struct device *device;
@@ -19,11 +20,16 @@ static size_t panels_of(uint32_t n)
 
 size_t pack_bytes(struct device *d, enum weight_format format, uint32_t n, uint32_t k)
 {
-    size_t column = format == WEIGHT_F32 ? k * sizeof(float)
-                                         : (((size_t)k + 1) / 2) * 2 * sizeof(uint16_t);
+    size_t row;
 
     (void)d;
-    return panels_of(n) * PANEL * column;
+    if (format == WEIGHT_F32)
+        row = k * sizeof(float);
+    else if (format == WEIGHT_BF16)
+        row = ((size_t)k + 1) / 2 * 2 * sizeof(uint16_t);
+    else
+        row = ((size_t)k + quant_pack_width(format) - 1) / quant_pack_width(format) * 4;
+    return panels_of(n) * PANEL * row;
 }
 
 /* Rows of src that a panel has; its other lanes are zero. */
@@ -61,6 +67,27 @@ static void pack_bf16(const struct packing *p, uint32_t panel)
         }
 }
 
+/* One code a byte in src; INT4's keep the low half of it. */
+static void pack_codes(const struct packing *p, uint32_t panel)
+{
+    enum weight_format format = p->w->format;
+    uint32_t k = p->w->k, row = panel * PANEL, lanes = lanes_of(p, row);
+    uint32_t width = quant_pack_width(format), bits = 32 / width;
+    const uint8_t *src = (const uint8_t *)p->src + (size_t)(row - p->n0) * k;
+
+    for (uint32_t col = 0; col < k; col += width)
+        for (uint32_t lane = 0; lane < PANEL; lane++) {
+            uint8_t *word = (uint8_t *)p->w->data + quant_word_at(format, k, panel, lane, col);
+
+            memset(word, 0, 4);
+            for (uint32_t i = 0; i < width && col + i < k && lane < lanes; i++) {
+                uint8_t code = src[(size_t)lane * k + col + i];
+
+                word[i * bits / 8] |= bits == 4 ? (uint8_t)((code & 15) << i % 2 * 4) : code;
+            }
+        }
+}
+
 static void pack_part(const struct packing *p, int thread, int threads)
 {
     uint32_t first = p->n0 / PANEL, count = (uint32_t)panels_of(p->n0 + p->rows) - first;
@@ -69,8 +96,10 @@ static void pack_part(const struct packing *p, int thread, int threads)
     for (uint32_t i = mine.from; i < mine.to; i++)
         if (p->w->format == WEIGHT_F32)
             pack_f32(p, first + i);
-        else
+        else if (p->w->format == WEIGHT_BF16)
             pack_bf16(p, first + i);
+        else
+            pack_codes(p, first + i);
 }
 
 static void pack_work(void *context, int thread)

@@ -70,6 +70,14 @@ static void cpu_vector_write(struct device *d, float *dst, const float *src, uin
     memcpy(dst, src, n * sizeof(*dst));
 }
 
+static void cpu_write_rows(struct device *d, void *dst, size_t dst_stride, const void *src,
+    size_t src_stride, size_t bytes, size_t rows)
+{
+    (void)d;
+    for (size_t i = 0; i < rows; i++)
+        memcpy((char *)dst + i * dst_stride, (const char *)src + i * src_stride, bytes);
+}
+
 /* Steps ---------------------------------------------------------------------------------- */
 
 static void cpu_program_bytes(struct device *d, const struct program *p, size_t bytes[2])
@@ -99,6 +107,8 @@ static enum status cpu_program_load(struct device *d, const struct program *p,
     struct executable *x;
     enum status s = check_group(p);
 
+    if (s == STATUS_OK)
+        s = comm_ops_check(p);
     if (s != STATUS_OK)
         return s;
     x = calloc(1, sizeof(*x));
@@ -237,6 +247,7 @@ const struct backend cpu_backend = {
     .weight_bytes = pack_bytes,
     .weight_pack = pack_rows,
     .vector_write = cpu_vector_write,
+    .write_rows = cpu_write_rows,
     .program_bytes = cpu_program_bytes,
     .program_load = cpu_program_load,
     .program_unload = cpu_program_unload,

@@ -3,9 +3,10 @@
  * Speed is no aim here beyond letting the tests run. Faster rows are held
  * against these loops, and a machine with nothing better runs them. Sums that no
  * contract makes float32 (the norms') are taken in double. Attention and rope
- * are in ref_attention.c. */
+ * are in ref_attention.c, quantised weights in ref_quant.c. */
 #include <math.h>
 
+#include "kernels/cpu/ref_quant.h"
 #include "kernels/cpu/rows.h"
 
 /* acc[j] += the panel's weights for input `col` * x. */
@@ -116,21 +117,32 @@ static void round_bf16_f32(float *dst, const float *src, size_t n)
         dst[i] = bf16_round(src[i]);
 }
 
-static void lookup(float *out, const void *w, enum weight_format format, uint32_t k, uint32_t row)
+static void lookup_f32(float *out, const struct weight *w, uint32_t row)
 {
-    size_t panel = row / PANEL, lane = row % PANEL, pairs = (k + 1) / 2;
+    const float *from = (const float *)w->data + (size_t)(row / PANEL) * w->k * PANEL + row % PANEL;
 
-    if (format == WEIGHT_F32) {
-        const float *from = (const float *)w + panel * k * PANEL + lane;
+    for (uint32_t i = 0; i < w->k; i++)
+        out[i] = from[(size_t)i * PANEL];
+}
 
-        for (uint32_t i = 0; i < k; i++)
-            out[i] = from[(size_t)i * PANEL];
-        return;
-    }
-    const uint16_t *from = (const uint16_t *)w + panel * pairs * 2 * PANEL + 2 * lane;
+static void lookup_bf16(float *out, const struct weight *w, uint32_t row)
+{
+    size_t pairs = ((size_t)w->k + 1) / 2;
+    const uint16_t *from =
+        (const uint16_t *)w->data + (row / PANEL * pairs * PANEL + row % PANEL) * 2;
 
-    for (uint32_t i = 0; i < k; i++)
+    for (uint32_t i = 0; i < w->k; i++)
         out[i] = bf16_to_f32(from[(size_t)(i / 2) * 2 * PANEL + i % 2]);
+}
+
+static void lookup(float *out, const struct weight *w, uint32_t row)
+{
+    if (w->format == WEIGHT_F32)
+        lookup_f32(out, w, row);
+    else if (w->format == WEIGHT_BF16)
+        lookup_bf16(out, w, row);
+    else
+        quant_lookup(out, w, row);
 }
 
 /* A NaN never wins; 0 when nothing does. */

@@ -10,6 +10,7 @@
 void attention_rows_scalar(struct cpu_kernels *t);
 void norm_rows_scalar(struct cpu_kernels *t); /* all but linear layers and attention */
 void linear_rows_scalar(struct cpu_kernels *t);
+void quant_rows_scalar(struct cpu_kernels *t); /* linear layers of quantised weights */
 
 void linear_rows_avx2(struct cpu_kernels *t);
 void attention_rows_avx2(struct cpu_kernels *t);

@@ -1,11 +1,19 @@
 /* cores.h - the cores this process may run on.
  *
  * Physical cores within the affinity mask (hwloc): a second hardware thread of
- * a core adds nothing to a memory-bound product. Asked once, then remembered. */
+ * a core adds nothing to a memory-bound product. */
 #ifndef QUERN_BASE_CORES_H
 #define QUERN_BASE_CORES_H
 
-/* At least 1. Not to be called first by two threads at once. */
+struct hwloc_topology;
+
+/* At least 1. Asked once, then remembered; not to be called first by two threads at once. */
 int cores_usable(void);
+
+/* hwloc's picture of what this process may use: cores alone, or everything. Its components that
+ * look for GPUs are off: they would open drivers in processes that must never do so. NULL when
+ * hwloc fails; the caller destroys it (hwloc_topology_destroy). */
+enum cores_detail { CORES_ALONE, CORES_AND_REST };
+struct hwloc_topology *cores_topology(enum cores_detail detail);
 
 #endif

@@ -204,19 +204,6 @@ static enum status read_rope(const char *file, const json_t *root, struct model_
     return read_yarn(file, rope, cfg);
 }
 
-static enum status refuse_quantized(const char *file, const json_t *root)
-{
-    const char *key = present(root, "quantization_config") ? "quantization_config"
-                                                           : "compression_config";
-    const char *method;
-
-    if (!present(root, key))
-        return STATUS_OK;
-    method = json_string_value(json_object_get(json_object_get(root, key), "quant_method"));
-    return log_fail(STATUS_INVALID, "%s: quant_method %s is not supported by this version: use "
-                    "the unquantised checkpoint", file, method != NULL ? method : "(none given)");
-}
-
 static enum status refuse_sliding_window(const char *file, const json_t *root)
 {
     const json_t *types = json_object_get(root, "layer_types"), *type;
@@ -243,10 +230,8 @@ static enum status refuse_unsupported(const char *file, const json_t *root)
 {
     const char *act = "silu";
     double rotary = 1.0;
-    enum status s = refuse_quantized(file, root);
+    enum status s = refuse_sliding_window(file, root);
 
-    if (s == STATUS_OK)
-        s = refuse_sliding_window(file, root);
     if (s == STATUS_OK)
         s = json_field_string(file, root, "hidden_act", &act);
     if (s == STATUS_OK)

@@ -1,9 +1,14 @@
 /* source.c - checks that are the same for every source, and the source that is a checkpoint.
  *
  * An implementation finds a tensor and reads a run of its elements; shapes, types, ranges and the
- * cutting of rows and columns into runs are done here once. Whole rows are one run. */
+ * cutting of rows and columns into runs are done here once. Whole rows are one run.
+ *
+ * A checkpoint is mapped, and pages once read would stay in the process's memory beside the
+ * weights that were made of them. So what has been read is let go of on the way: loading a shard
+ * takes the shard and a few megabytes, however large the file. */
 #include "checkpoint/source.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,6 +20,9 @@
 
 /* Runs from this size on are asked for ahead, instead of page by page. */
 enum { READ_AHEAD_BYTES = 1 << 18 };
+
+/* Pages are given back each time this much of a tensor has gone by. */
+enum { FORGET_BYTES = 4 << 20 };
 
 static enum status find_tensor(const struct weight_source *src, const char *name,
                                struct source_tensor *t)
@@ -39,21 +47,65 @@ bool source_has(const struct weight_source *src, const char *name)
     return src->ops->find(src, name, &t);
 }
 
-enum status source_check(const struct weight_source *src, const char *name, uint64_t rows,
-                         uint64_t cols, enum dtype *stored)
+bool source_find(const struct weight_source *src, const char *name, struct source_tensor *out)
+{
+    return src->ops->find(src, name, out);
+}
+
+/* Finds tensor `name` and checks its shape. */
+static enum status check_shape(const struct weight_source *src, const char *name, uint64_t rows,
+                               uint64_t cols, struct source_tensor *t)
 {
     const struct tensor_view want = { .ndim = cols > 0 ? 2 : 1, .shape = { rows, cols } };
-    struct source_tensor t;
     char found_text[128], want_text[128];
-    enum status s = find_tensor(src, name, &t);
+    enum status s = find_tensor(src, name, t);
 
     if (s != STATUS_OK)
         return s;
-    if (t.view.ndim != want.ndim || memcmp(t.view.shape, want.shape, sizeof(want.shape)) != 0)
-        return log_fail(STATUS_INVALID, "%s: tensor %s has shape %s, this model needs %s", t.file,
-                        name, tensor_shape_text(&t.view, found_text, sizeof(found_text)),
+    if (t->view.ndim != want.ndim || memcmp(t->view.shape, want.shape, sizeof(want.shape)) != 0)
+        return log_fail(STATUS_INVALID, "%s: tensor %s has shape %s, this model needs %s", t->file,
+                        name, tensor_shape_text(&t->view, found_text, sizeof(found_text)),
                         tensor_shape_text(&want, want_text, sizeof(want_text)));
-    return float_dtype(&t, stored);
+    return STATUS_OK;
+}
+
+enum status source_check(const struct weight_source *src, const char *name, uint64_t rows,
+                         uint64_t cols, enum dtype *stored)
+{
+    struct source_tensor t;
+    enum status s = check_shape(src, name, rows, cols, &t);
+
+    return s == STATUS_OK ? float_dtype(&t, stored) : s;
+}
+
+/* "I8 or F8_E4M3" */
+static const char *types_text(unsigned types, char *out, size_t out_bytes)
+{
+    size_t used = 0;
+
+    out[0] = '\0';
+    for (int t = 0; t < FILE_DTYPE_COUNT; t++)
+        if (types & FILE_TYPE(t) && used < out_bytes)
+            used += (size_t)snprintf(out + used, out_bytes - used, "%s%s", used > 0 ? " or " : "",
+                                     file_dtype_name((enum file_dtype)t));
+    return out;
+}
+
+enum status source_check_stored(const struct weight_source *src, const char *name, unsigned types,
+                                uint64_t rows, uint64_t cols, enum file_dtype *stored)
+{
+    struct source_tensor t;
+    char text[96];
+    enum status s = check_shape(src, name, rows, cols, &t);
+
+    if (s != STATUS_OK)
+        return s;
+    if (!(types & FILE_TYPE(t.view.dtype)))
+        return log_fail(STATUS_INVALID, "%s: tensor %s is stored as %s, it must be %s", t.file,
+                        name, file_dtype_name(t.view.dtype),
+                        types_text(types, text, sizeof(text)));
+    *stored = t.view.dtype;
+    return STATUS_OK;
 }
 
 static bool range_within(uint64_t first, uint64_t n, uint64_t all)
@@ -61,34 +113,122 @@ static bool range_within(uint64_t first, uint64_t n, uint64_t all)
     return first <= all && n <= all - first;
 }
 
+/* Rows x columns of a tensor, to be read run by run. */
+struct slice {
+    struct source_tensor t;
+    uint64_t row, n_rows, col, n_cols;
+    uint64_t cols; /* of the whole tensor */
+};
+
+static enum status check_slice(const char *name, struct slice *slice)
+{
+    const struct tensor_view *view = &slice->t.view;
+    uint64_t rows = view->ndim > 0 ? view->shape[0] : 1;
+
+    slice->cols = view->ndim == 2 ? view->shape[1] : 1;
+    if (view->ndim == 1 && slice->n_cols == 0)
+        slice->n_cols = 1;
+    if (view->ndim < 1 || view->ndim > 2 || !range_within(slice->row, slice->n_rows, rows) ||
+        !range_within(slice->col, slice->n_cols, slice->cols))
+        return log_fail(STATUS_INTERNAL, "tensor %s: slice [%llu+%llu, %llu+%llu] is not within "
+                        "it", name, (unsigned long long)slice->row,
+                        (unsigned long long)slice->n_rows, (unsigned long long)slice->col,
+                        (unsigned long long)slice->n_cols);
+    return STATUS_OK;
+}
+
+/* Reads a run; `as` is a float type, or DTYPE_COUNT for the elements as they are stored. */
+static void read_run(const struct weight_source *src, const struct source_tensor *t,
+                     uint64_t first, uint64_t n, enum dtype as, char *dst)
+{
+    if (as == DTYPE_COUNT)
+        src->ops->copy(src, t, first, n, dst);
+    else
+        src->ops->read(src, t, first, n, as, dst);
+}
+
+static void forget(const struct weight_source *src, const struct source_tensor *t, uint64_t first,
+                   uint64_t end)
+{
+    if (src->ops->forget != NULL && end > first)
+        src->ops->forget(src, t, first, end - first);
+}
+
+/* Runs of whole rows are cut at FORGET_BYTES; narrow ones are counted by what they span, because
+ * pages come in around them. */
+static void read_slice(const struct weight_source *src, const struct slice *s, enum dtype as,
+                       char *dst)
+{
+    uint64_t size = file_dtype_bits(s->t.view.dtype) / 8, row_bytes = s->cols * size;
+    uint64_t step = row_bytes < FORGET_BYTES ? FORGET_BYTES / (row_bytes + 1) + 1 : 1;
+    uint64_t out_size = as == DTYPE_COUNT ? size : dtype_bytes(as);
+
+    for (uint64_t r = 0; r < s->n_rows; r += step) {
+        uint64_t rows = s->n_rows - r < step ? s->n_rows - r : step;
+        uint64_t first = (s->row + r) * s->cols + s->col;
+
+        if (s->n_cols == s->cols)
+            read_run(src, &s->t, first, rows * s->cols, as, dst + r * s->n_cols * out_size);
+        else
+            for (uint64_t i = 0; i < rows; i++)
+                read_run(src, &s->t, first + i * s->cols, s->n_cols, as,
+                         dst + (r + i) * s->n_cols * out_size);
+        forget(src, &s->t, first, first + (rows - 1) * s->cols + s->n_cols);
+    }
+}
+
 enum status source_read(const struct weight_source *src, const char *name, uint64_t row,
                         uint64_t n_rows, uint64_t col, uint64_t n_cols, enum dtype as, void *dst)
 {
+    struct slice slice = { .row = row, .n_rows = n_rows, .col = col, .n_cols = n_cols };
+    enum dtype stored;
+    enum status s = find_tensor(src, name, &slice.t);
+
+    if (s == STATUS_OK)
+        s = float_dtype(&slice.t, &stored);
+    if (s == STATUS_OK && as != DTYPE_F32 && as != DTYPE_BF16)
+        s = log_fail(STATUS_INTERNAL, "tensor %s: weights are read as F32 or BF16", name);
+    if (s == STATUS_OK)
+        s = check_slice(name, &slice);
+    if (s == STATUS_OK && n_rows > 0)
+        read_slice(src, &slice, as, dst);
+    return s;
+}
+
+enum status source_read_raw(const struct weight_source *src, const char *name, uint64_t row,
+                            uint64_t n_rows, uint64_t col, uint64_t n_cols, void *dst)
+{
+    struct slice slice = { .row = row, .n_rows = n_rows, .col = col, .n_cols = n_cols };
+    enum status s = find_tensor(src, name, &slice.t);
+
+    if (s == STATUS_OK && file_dtype_bits(slice.t.view.dtype) % 8 != 0)
+        s = log_fail(STATUS_INTERNAL, "tensor %s: elements of %s are not whole bytes", name,
+                     file_dtype_name(slice.t.view.dtype));
+    if (s == STATUS_OK)
+        s = check_slice(name, &slice);
+    if (s == STATUS_OK && n_rows > 0)
+        read_slice(src, &slice, DTYPE_COUNT, dst);
+    return s;
+}
+
+enum status source_read_scalar(const struct weight_source *src, const char *name, float *out)
+{
     struct source_tensor t;
     enum dtype stored;
-    uint64_t rows, cols;
+    uint64_t count = 1;
+    char text[128];
     enum status s = find_tensor(src, name, &t);
 
     if (s == STATUS_OK)
         s = float_dtype(&t, &stored);
     if (s != STATUS_OK)
         return s;
-    rows = t.view.ndim > 0 ? t.view.shape[0] : 1;
-    cols = t.view.ndim == 2 ? t.view.shape[1] : 1;
-    if (t.view.ndim == 1 && n_cols == 0)
-        n_cols = 1;
-    if (t.view.ndim < 1 || t.view.ndim > 2 || !range_within(row, n_rows, rows) ||
-        !range_within(col, n_cols, cols) || (as != DTYPE_F32 && as != DTYPE_BF16))
-        return log_fail(STATUS_INTERNAL, "tensor %s: slice [%llu+%llu, %llu+%llu] is not within "
-                        "it", name, (unsigned long long)row, (unsigned long long)n_rows,
-                        (unsigned long long)col, (unsigned long long)n_cols);
-    if (n_cols == cols) {
-        src->ops->read(src, &t, row * cols, n_rows * cols, as, dst);
-        return STATUS_OK;
-    }
-    for (uint64_t r = 0; r < n_rows; r++)
-        src->ops->read(src, &t, (row + r) * cols + col, n_cols, as,
-                       (char *)dst + r * n_cols * dtype_bytes(as));
+    for (int i = 0; i < t.view.ndim; i++)
+        count *= t.view.shape[i];
+    if (count != 1)
+        return log_fail(STATUS_INVALID, "%s: tensor %s has shape %s, it must have one element",
+                        t.file, name, tensor_shape_text(&t.view, text, sizeof(text)));
+    src->ops->read(src, &t, 0, 1, DTYPE_F32, out);
     return STATUS_OK;
 }
 
@@ -216,6 +356,29 @@ static void checkpoint_source_read(const struct weight_source *src, const struct
     source_convert(stored, data, n, as, dst);
 }
 
+static void checkpoint_source_copy(const struct weight_source *src, const struct source_tensor *t,
+                                   uint64_t first, uint64_t n, void *dst)
+{
+    uint64_t size = file_dtype_bits(t->view.dtype) / 8;
+
+    (void)src;
+    memcpy(dst, (const char *)t->view.data + first * size, n * size);
+}
+
+/* Mapped pages count as this process's memory until it lets go of them; they stay in the page
+ * cache. The pages of the tensor's ends hold bytes of the same file, so they may go too. */
+static void checkpoint_source_forget(const struct weight_source *src, const struct source_tensor *t,
+                                     uint64_t first, uint64_t n)
+{
+    uint64_t size = file_dtype_bits(t->view.dtype) / 8;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t data = (uintptr_t)t->view.data + first * size, begin = data & ~(page - 1);
+
+    (void)src;
+    /* A hint, as above: where it is refused the kernel finds the pages when it needs them. */
+    madvise((void *)begin, data + n * size - begin, MADV_DONTNEED);
+}
+
 static void checkpoint_source_close(struct weight_source *src)
 {
     struct checkpoint_source *c = (struct checkpoint_source *)src;
@@ -227,6 +390,8 @@ static void checkpoint_source_close(struct weight_source *src)
 static const struct source_ops checkpoint_ops = {
     .find = checkpoint_source_find,
     .read = checkpoint_source_read,
+    .copy = checkpoint_source_copy,
+    .forget = checkpoint_source_forget,
     .close = checkpoint_source_close,
 };
 

@@ -32,6 +32,13 @@ struct source_ops {
      * file_dtype_float() takes. */
     void (*read)(const struct weight_source *src, const struct source_tensor *t, uint64_t first,
                  uint64_t n, enum dtype as, void *dst);
+    /* The same as they are stored; of a type of whole bytes. */
+    void (*copy)(const struct weight_source *src, const struct source_tensor *t, uint64_t first,
+                 uint64_t n, void *dst);
+    /* Elements [first, first + n) will not be read again soon: gives back what memory they hold
+     * in this process. NULL where they hold none. */
+    void (*forget)(const struct weight_source *src, const struct source_tensor *t, uint64_t first,
+                   uint64_t n);
     void (*close)(struct weight_source *src);
 };
 
@@ -60,6 +67,9 @@ void source_close(struct weight_source *src);
 
 bool source_has(const struct weight_source *src, const char *name);
 
+/* What is stored under `name`; false when nothing is. */
+bool source_find(const struct weight_source *src, const char *name, struct source_tensor *out);
+
 /* Checks that tensor `name` exists with shape [rows, cols], or [rows] for cols 0, and is F32, F16
  * or BF16: *stored. INVALID: "tensor X has shape [3,4], this model needs [4,4]". */
 enum status source_check(const struct weight_source *src, const char *name, uint64_t rows,
@@ -67,10 +77,26 @@ enum status source_check(const struct weight_source *src, const char *name, uint
 
 /* Reads rows [row, row + n_rows) x columns [col, col + n_cols) into dst [n_rows, n_cols], dense,
  * as DTYPE_F32 or DTYPE_BF16 (rounded to nearest even). Of a one-dimensional tensor, elements
- * [row, row + n_rows): col and n_cols are then 0. Touches only those bytes of the file.
+ * [row, row + n_rows): col and n_cols are then 0. Touches only those bytes of the file, and few
+ * of its pages stay in this process's memory.
  * INVALID: no such tensor, or of a type that source_check() refuses. INTERNAL: out of range. */
 enum status source_read(const struct weight_source *src, const char *name, uint64_t row,
                         uint64_t n_rows, uint64_t col, uint64_t n_cols, enum dtype as, void *dst);
+
+/* A set of stored types, for source_check_stored(). */
+#define FILE_TYPE(t) (1u << (t))
+
+/* Checks that tensor `name` exists with shape [rows, cols], or [rows] for cols 0, in one of the
+ * types of the set: *stored. INVALID: "tensor X is stored as F32, it must be I32". */
+enum status source_check_stored(const struct weight_source *src, const char *name, unsigned types,
+                                uint64_t rows, uint64_t cols, enum file_dtype *stored);
+
+/* As source_read(), but the elements as they are stored, of any type of whole bytes. */
+enum status source_read_raw(const struct weight_source *src, const char *name, uint64_t row,
+                            uint64_t n_rows, uint64_t col, uint64_t n_cols, void *dst);
+
+/* The one element of a float tensor of any number of dimensions. INVALID: there are more. */
+enum status source_read_scalar(const struct weight_source *src, const char *name, float *out);
 
 /* Resolves tied weights as Hugging Face does. With tie_word_embeddings: no lm_head, or one equal
  * to the embedding: TIED; one that differs: UNTIED, with a warning; only lm_head: ONLY. Else

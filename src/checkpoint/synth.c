@@ -388,6 +388,12 @@ static void synth_read(const struct weight_source *src, const struct source_tens
     }
 }
 
+static void synth_copy(const struct weight_source *src, const struct source_tensor *t,
+                       uint64_t first, uint64_t n, void *dst)
+{
+    synth_fill(synth_of(src)->seed, &t->view, first, n, dst);
+}
+
 static void synth_close(struct weight_source *src)
 {
     free(src);
@@ -396,6 +402,7 @@ static void synth_close(struct weight_source *src)
 static const struct source_ops synth_ops = {
     .find = synth_find,
     .read = synth_read,
+    .copy = synth_copy,
     .close = synth_close,
 };
 

@@ -2,8 +2,11 @@
  *
  * The command is a client like any other: it spawns a private runtime (or
  * connects to a socket), submits, and copies events to standard output. Ctrl-C
- * cancels the request and lets the runtime end in good order. */
+ * cancels the request and lets the runtime end in good order; the second one
+ * ends the command at once. A reader that has had enough (| head) is no error
+ * to tell anybody about. */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,12 +57,14 @@ struct progress {
     uint64_t ids;
 };
 
-static volatile sig_atomic_t interrupted;
+enum { PROMPT_MOST = 16 << 20 }; /* bytes; more than the protocol carries, or any model reads */
+
+static volatile sig_atomic_t interrupted; /* times */
 
 static void on_interrupt(int signal_number)
 {
     (void)signal_number;
-    interrupted = 1;
+    interrupted++;
 }
 
 static double seconds_since(const struct timespec *start)
@@ -89,6 +94,8 @@ static char *read_stdin(size_t *bytes)
 
         if (got < 0 && errno == EINTR && !interrupted)
             continue;
+        if (got < 0 && interrupted)
+            break;
         if (got < 0) {
             log_fail(STATUS_IO, "standard input: %s", strerror(errno));
             break;
@@ -98,11 +105,18 @@ static char *read_stdin(size_t *bytes)
             *bytes = n;
             return text;
         }
+        if (n > PROMPT_MOST) {
+            log_fail(STATUS_INVALID, "standard input has more than %d MiB: no prompt is so long",
+                PROMPT_MOST >> 20);
+            break;
+        }
         if (n == room) {
             char *more = realloc(text, room *= 2);
 
-            if (more == NULL)
+            if (more == NULL) {
+                log_fail(STATUS_NOMEM, "no memory for a prompt of %zu bytes", room);
                 break;
+            }
             text = more;
         }
     }
@@ -144,7 +158,17 @@ static int write_text(const struct run_options *o, struct progress *p, const str
     else
         fwrite(e->text, 1, e->text_bytes, stdout);
     p->ids += e->n_ids;
-    return fflush(stdout);
+    return fflush(stdout) != 0 || ferror(stdout) ? -1 : 0;
+}
+
+/* Standard output failed, errno says how; an exit status. */
+static int output_failed(void)
+{
+    if (interrupted)
+        return EXIT_INTERRUPTED; /* it was blocked */
+    if (errno != EPIPE)
+        log_fail(STATUS_IO, "standard output: %s", strerror(errno));
+    return EXIT_FAILED;
 }
 
 static void write_statistics(const struct progress *p, const struct quern_event *e)
@@ -165,6 +189,43 @@ static void write_statistics(const struct progress *p, const struct quern_event 
     fputc('\n', stderr);
 }
 
+/* quern_next() that no signal slips past: they are let in while it sleeps, and nowhere between
+ * the look at `interrupted` and that. */
+static int next_event(struct quern *q, struct quern_event *e)
+{
+    struct pollfd p = {.fd = quern_fd(q), .events = POLLIN};
+    int s = quern_next(q, 0, e);
+    sigset_t stops, before;
+
+    if (s != QUERN_AGAIN)
+        return s;
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGINT);
+    sigaddset(&stops, SIGTERM);
+    sigprocmask(SIG_BLOCK, &stops, &before);
+    if (!interrupted)
+        ppoll(&p, 1, NULL, &before);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return QUERN_AGAIN;
+}
+
+/* After Ctrl-C: true when there is nothing to wait for, and closing ends the request. */
+static bool give_up(struct quern *q, const struct progress *p, uint64_t id, bool *cancelled)
+{
+    if (*cancelled)
+        return interrupted > 1;
+    *cancelled = true;
+    return p->ids == 0 || quern_cancel(q, id) != QUERN_OK;
+}
+
+static int write_end(const struct progress *p, const struct quern_event *e)
+{
+    if (putchar('\n') == EOF || fflush(stdout) != 0)
+        return output_failed();
+    write_statistics(p, e);
+    return interrupted ? EXIT_INTERRUPTED : EXIT_DONE;
+}
+
 /* Copies events until the request's last; an exit status. */
 static int stream(struct quern *q, const struct run_options *o, struct progress *p, uint64_t id)
 {
@@ -172,14 +233,12 @@ static int stream(struct quern *q, const struct run_options *o, struct progress 
     struct quern_event e;
 
     for (;;) {
-        int s = quern_next(q, -1, &e);
+        int s = next_event(q, &e);
 
-        if (interrupted && !cancelled) {
-            cancelled = true;
+        if (interrupted)
             clear_bar(p);
-            if (p->ids == 0 || quern_cancel(q, id) != QUERN_OK)
-                return EXIT_INTERRUPTED; /* nothing to wait for: closing ends the runtime */
-        }
+        if (interrupted && give_up(q, p, id, &cancelled))
+            return EXIT_INTERRUPTED;
         if (s == QUERN_AGAIN)
             continue;
         if (s != QUERN_OK) {
@@ -191,20 +250,15 @@ static int stream(struct quern *q, const struct run_options *o, struct progress 
         case QUERN_EVENT_LOADING: show_bar(p, e.progress); break;
         case QUERN_EVENT_READY: clear_bar(p); break;
         case QUERN_EVENT_TEXT:
-            if (write_text(o, p, &e) != 0) {
-                log_fail(STATUS_IO, "standard output: %s", strerror(errno));
-                return EXIT_FAILED;
-            }
+            if (write_text(o, p, &e) != 0)
+                return output_failed();
             break;
         case QUERN_EVENT_ERROR:
             clear_bar(p);
             log_fail(STATUS_INVALID, "%s", e.text);
             return EXIT_FAILED;
         case QUERN_EVENT_DONE:
-            putchar('\n');
-            fflush(stdout);
-            write_statistics(p, &e);
-            return cancelled ? EXIT_INTERRUPTED : EXIT_DONE;
+            return write_end(p, &e);
         }
     }
 }

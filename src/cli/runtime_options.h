@@ -19,6 +19,14 @@
         "bf16: inputs of linear layers are rounded (default bf16)", 0, 0, 0},                      \
     {"kv-dtype", 0, OPTION_CHOICE, (at) + offsetof(struct quern_options, kv_dtype),                \
         "bf16|f16|f32", "type of the KV cache (default bf16)", 0, 0, 0},                           \
+    {"quant", 0, OPTION_CHOICE, (at) + offsetof(struct quern_options, quant), "int8|int4|fp8",     \
+        "quantise a plain checkpoint while it loads", 0, 0, 0},                                    \
+    {"quant-head", 0, OPTION_CHOICE, (at) + offsetof(struct quern_options, quant_head),            \
+        "int8|none", "with --quant: the head and a tied embedding (default int8)", 0, 0, 0},       \
+    {"tp-plan", 0, OPTION_TEXT, (at) + offsetof(struct quern_options, tp_plan), "FILE.json",       \
+        "which strategy shares each module between ranks (default: Qwen3's own)", 0, 0, 0},        \
+    {"plugin", 0, OPTION_TEXT, (at) + offsetof(struct quern_options, plugin), "FILE.so",           \
+        "strategies of your own, for --tp-plan", 0, 0, 0},                                         \
     {"max-model-len", 0, OPTION_INT, (at) + offsetof(struct quern_options, max_model_len), "N",    \
         "tokens of prompt and answer (default: the model's, as memory allows)", 2, 16777216, 0},   \
     {"max-seqs", 0, OPTION_INT, (at) + offsetof(struct quern_options, max_seqs), "N",              \

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -54,6 +55,7 @@ static struct quern *quern_new(void)
         return NULL;
     q->fd = q->pidfd = -1;
     frame_reader_init(&q->reader);
+    strcpy(q->end, "there is no connection: quern_spawn() or quern_connect() failed");
     return q;
 }
 
@@ -79,19 +81,23 @@ EXPORT int quern_connect(const char *path, struct quern **out)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct quern *q = *out = quern_new();
+    int fd;
 
     if (q == NULL)
         return QUERN_NOMEM;
-    if (strlen(path) >= sizeof(address.sun_path))
-        return client_failed(q, log_fail(STATUS_INVALID, "%s: a socket's path has at most %zu bytes",
-            path, sizeof(address.sun_path) - 1));
+    if (path[0] == '\0' || strlen(path) >= sizeof(address.sun_path))
+        return client_failed(q, log_fail(STATUS_INVALID,
+            "\"%s\": a socket's path has 1 to %zu bytes", path, sizeof(address.sun_path) - 1));
     strcpy(address.sun_path, path);
-    q->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (q->fd < 0)
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
         return client_failed(q, log_fail(STATUS_IO, "no socket: %s", strerror(errno)));
-    if (connect(q->fd, (struct sockaddr *)&address, sizeof(address)) != 0)
-        return client_failed(q, log_fail(STATUS_IO, "%s: %s: is `quern serve --socket` running there?",
-            path, strerror(errno)));
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) != 0) {
+        log_fail(STATUS_IO, "%s: %s: is `quern serve --socket` running there?", path, strerror(errno));
+        close(fd);
+        return client_failed(q, STATUS_IO);
+    }
+    q->fd = fd;
     return QUERN_OK;
 }
 
@@ -100,7 +106,7 @@ EXPORT void quern_request_init(struct quern_request *r)
     *r = (struct quern_request){.temperature = -1, .top_p = -1, .min_p = -1, .top_k = -1};
 }
 
-/* The other end is gone: says why, once, and for good. */
+/* The other end is gone: finds out why, once, and says so for good. */
 static enum status lost(struct quern *q)
 {
     char how[128] = "";
@@ -109,8 +115,10 @@ static enum status lost(struct quern *q)
         close(q->fd);
         q->fd = -1;
         client_reap(q, how);
+        snprintf(q->end, sizeof(q->end), "the quern runtime %s",
+            how[0] ? how : "closed the connection");
     }
-    return log_fail(STATUS_DEAD, "the quern runtime %s", how[0] ? how : "closed the connection");
+    return log_fail(STATUS_DEAD, "%s", q->end);
 }
 
 static enum status send_all(struct quern *q, const struct iovec *parts, size_t n)
@@ -154,7 +162,7 @@ static enum status request_data(const struct quern_request *r, uint32_t *kind, s
     } else if (r->ids != NULL) {
         *kind = SUBMIT_IDS;
         data->iov_base = (void *)r->ids;
-        data->iov_len = r->n_ids * sizeof(*r->ids);
+        data->iov_len = r->n_ids < FRAME_MAX_BYTES ? r->n_ids * sizeof(*r->ids) : r->n_ids;
     } else {
         *kind = SUBMIT_CHAT;
         data->iov_base = (void *)r->messages;
@@ -260,6 +268,9 @@ static enum status event_done(const struct frame_header *h, const void *payload,
 
     if (s != STATUS_OK)
         return s;
+    if (d.finish > QUERN_FINISH_CANCELLED)
+        return log_fail(STATUS_INVALID, "the server's end %u of a request is none this libquern "
+            "knows: use the same version of both", d.finish);
     e->kind = QUERN_EVENT_DONE;
     e->finish = (enum quern_finish)d.finish;
     e->prompt_tokens = d.prompt_tokens;

@@ -21,6 +21,7 @@ struct quern {
     int32_t *ids;        /* of the event last given, aligned */
     size_t ids_room;
     char error[LOG_LINE_BYTES];
+    char end[LOG_LINE_BYTES]; /* why there is no connection any more */
 };
 
 /* Keeps the thread's last error line for quern_error(), and turns the status. */

@@ -5,6 +5,7 @@
  * line that a person would have typed. */
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,7 +16,7 @@
 
 #include "client/client.h"
 
-enum { MAX_ARGS = 40, NUMBER = 24, END_MS = 5000 };
+enum { MAX_ARGS = 48, NUMBER = 24, END_MS = 5000 };
 
 static bool runs(const char *path)
 {
@@ -96,6 +97,15 @@ static void add_number(struct command_line *c, const char *name, unsigned long l
     add(c, name, c->numbers[c->n]);
 }
 
+/* A negative one is passed on, so that it is refused in its own words. */
+static void add_int(struct command_line *c, const char *name, int value)
+{
+    if (value == 0)
+        return;
+    snprintf(c->numbers[c->n], NUMBER, "%d", value);
+    add(c, name, c->numbers[c->n]);
+}
+
 static void fill_command_line(struct command_line *c, const struct quern_options *o, int fd)
 {
     c->argv[c->n++] = (char *)"quern";
@@ -105,16 +115,39 @@ static void fill_command_line(struct command_line *c, const struct quern_options
     add(c, "--backend", o->backend);
     add(c, "--compute", o->compute);
     add(c, "--kv-dtype", o->kv_dtype);
+    add(c, "--quant", o->quant);
+    add(c, "--quant-head", o->quant_head);
+    add(c, "--tp-plan", o->tp_plan);
+    add(c, "--plugin", o->plugin);
     add(c, "--log-level", o->log_level);
-    add_number(c, "--tp", (unsigned long long)o->tp);
-    add_number(c, "--threads", (unsigned long long)o->threads);
-    add_number(c, "--max-model-len", (unsigned long long)o->max_model_len);
-    add_number(c, "--max-seqs", (unsigned long long)o->max_seqs);
-    add_number(c, "--max-batched-tokens", (unsigned long long)o->max_batched_tokens);
-    add_number(c, "--block-size", (unsigned long long)o->block_size);
+    add_int(c, "--tp", o->tp);
+    add_int(c, "--threads", o->threads);
+    add_int(c, "--max-model-len", o->max_model_len);
+    add_int(c, "--max-seqs", o->max_seqs);
+    add_int(c, "--max-batched-tokens", o->max_batched_tokens);
+    add_int(c, "--block-size", o->block_size);
     add_number(c, "--memory", o->memory);
     add_number(c, "--seed", o->seed);
     c->argv[c->n] = NULL;
+}
+
+/* The child's end, fds[1], is none of the standard descriptors, which a program that embeds us
+ * may have closed. */
+static enum status socket_pair(int fds[2])
+{
+    int given;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0)
+        return log_fail(STATUS_IO, "no socket pair: %s", strerror(errno));
+    given = fds[1];
+    if (given > STDERR_FILENO)
+        return STATUS_OK;
+    fds[1] = fcntl(given, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(given);
+    if (fds[1] >= 0)
+        return STATUS_OK;
+    close(fds[0]);
+    return log_fail(STATUS_IO, "no descriptor for a socket: %s", strerror(errno));
 }
 
 enum status client_spawn(struct quern *q, const struct quern_options *options)
@@ -126,8 +159,9 @@ enum status client_spawn(struct quern *q, const struct quern_options *options)
 
     if (s != STATUS_OK)
         return s;
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0)
-        return log_fail(STATUS_IO, "no socket pair: %s", strerror(errno));
+    s = socket_pair(fds);
+    if (s != STATUS_OK)
+        return s;
     fill_command_line(&command, options, fds[1]);
     s = proc_spawn_detached(path, command.argv, &fds[1], 1, &q->pid, &q->pidfd);
     close(fds[1]);

@@ -1,54 +1,326 @@
-/* linear.c - column and row parallel products.
+/* linear.c - products: replicated, column parallel, row parallel, merged.
  *
- * Column: each rank owns some outputs of each stacked module, and its result
- * is its shard of the output. Row: each rank owns some inputs, its result is a
- * Partial sum. A pair of them (qkv and o, gate_up and down) communicates once. */
+ * Column: each rank owns some outputs of each stacked module, and its result is
+ * its shard of the output. Row: each rank owns some inputs, its result is a
+ * Partial sum, reduced by whoever needs it whole (placement.h). A pair of them
+ * (qkv and o, gate_up and down) communicates once. A row-parallel bias is added
+ * once, after the sum. */
 #include <stdio.h>
+#include <string.h>
 
 #include "layers/layers.h"
+#include "layers/placement.h"
 
-void linear_column(struct builder *b, int layer, const struct column_part *parts, int n_parts,
-    uint32_t in_cols, bool bias, int in, int out)
+struct product {
+    struct builder *b;
+    int layer;
+    const char *name;
+    const struct linear_part *parts;
+    int n_parts;
+    uint32_t in_cols;
+    bool bias;
+    const struct strategy *strategy; /* of all parts: their cut, in and out are the same */
+    int in, out;
+};
+
+static const char *plan_name(const struct linear_part *part)
 {
-    struct weight_part stack[4];
-    struct weight_slice slice = {
-        .parts = stack, .n_parts = n_parts, .cols = in_cols, .bias = bias};
-
-    for (int i = 0; i < n_parts; i++)
-        stack[i] = (struct weight_part){.module = parts[i].module, .all_rows = parts[i].all_rows,
-            .all_cols = in_cols, .row = parts[i].rows.first, .rows = parts[i].rows.count};
-    builder_op(b, (struct op){.kind = OP_LINEAR, .layer = layer, .in = {in, -1}, .out = out,
-        .weight = builder_matrix(b, &slice)});
+    return part->as != NULL ? part->as : part->module;
 }
 
-enum place partial_place(const struct builder *b)
+static uint32_t larger_unit(uint32_t a, uint32_t b)
 {
-    return b->size > 1 ? PLACE_PARTIAL : PLACE_REPLICATE;
+    uint32_t x = a, y = b;
+
+    while (y != 0) { /* least common multiple */
+        uint32_t rest = x % y;
+
+        x = y;
+        y = rest;
+    }
+    return a / x * b;
 }
 
-void reduce_partial(struct builder *b, int layer, int buffer)
+/* Modules of one product lie side by side: they must be cut alike. */
+static void choose_strategy(struct product *p)
 {
-    if (b->size > 1)
-        builder_op(b, (struct op){.kind = OP_ALL_REDUCE, .layer = layer, .in = {buffer, -1},
-            .out = buffer});
+    struct builder *b = p->b;
+
+    p->strategy = builder_strategy(b, plan_name(&p->parts[0]), KIND_LINEAR);
+    for (int i = 1; i < p->n_parts && b->status == STATUS_OK; i++) {
+        const struct strategy *s = builder_strategy(b, plan_name(&p->parts[i]), KIND_LINEAR);
+        char first[256], other[256];
+
+        if (s != NULL && (s->cut != p->strategy->cut || s->in != p->strategy->in ||
+                             s->out != p->strategy->out))
+            builder_fail(b, "%s is %s, but %s is %s: they belong to one product, place them alike",
+                place_who(b, plan_name(&p->parts[0]), first), p->strategy->name,
+                place_who(b, plan_name(&p->parts[i]), other), s->name);
+    }
 }
 
-void linear_row(struct builder *b, int layer, const char *module, uint32_t out_rows,
-    uint32_t in_cols, struct range cols, bool bias, int in, int out)
+/* Parts [first, first + count) as a weight: rows as `map` has them for this rank (NULL: all). */
+static struct weight_slice slice_of(const struct product *p, const struct column_map *map, int first,
+    int count, struct range cols, bool bias, struct weight_part stack[WEIGHT_PARTS])
 {
-    struct weight_part part = {
-        .module = module, .all_rows = out_rows, .all_cols = in_cols, .rows = out_rows};
-    /* Alone, the product adds the bias; otherwise every rank's part would. */
-    struct weight_slice slice = {.parts = &part, .n_parts = 1, .col = cols.first,
-        .cols = cols.count, .bias = bias && b->size == 1};
-    char name[192];
+    for (int i = 0; i < count; i++) {
+        const struct linear_part *part = &p->parts[first + i];
 
-    builder_op(b, (struct op){.kind = OP_LINEAR, .layer = layer, .in = {in, -1}, .out = out,
-        .weight = builder_matrix(b, &slice)});
-    reduce_partial(b, layer, out);
-    if (!bias || b->size == 1)
+        stack[i] = (struct weight_part){.module = part->module, .all_rows = part->rows,
+            .all_cols = p->in_cols, .rows = part->rows};
+        if (map != NULL) {
+            stack[i].row = map->parts[first + i].first[p->b->rank];
+            stack[i].rows = map->parts[first + i].count[p->b->rank];
+        }
+    }
+    return (struct weight_slice){
+        .parts = stack, .n_parts = count, .col = cols.first, .cols = cols.count, .bias = bias};
+}
+
+static bool merges(const struct product *p, const struct weight_slice *slice)
+{
+    const struct weight_loader *l = p->b->loader;
+    const struct quant_method *method = quant_method_of(l, slice->parts[0].module);
+
+    for (int i = 1; i < slice->n_parts; i++)
+        if (quant_method_of(l, slice->parts[i].module) != method)
+            return false;
+    return slice->n_parts == 1 || method->mergeable(l, slice);
+}
+
+/* Do all ranks' inputs begin and end where groups of activations do? Then a group's maximum is
+ * known without asking anybody. */
+static bool groups_are_whole(const struct column_map *in, int size, uint32_t group, uint32_t all)
+{
+    for (int r = 0; group > 0 && r < size; r++) {
+        uint32_t first = in->parts[0].first[r], last = first + in->parts[0].count[r];
+
+        if (first % group != 0 || (last % group != 0 && last != all))
+            return false;
+    }
+    return group > 0;
+}
+
+/* The buffer with each token's largest inputs over all ranks; -1 where it is known here. */
+static int maxima(struct product *p, const struct weight *w)
+{
+    struct builder *b = p->b;
+    const struct column_map *in;
+    int amax;
+
+    if (b->status != STATUS_OK || w->quant.activation == ACTIVATION_PLAIN ||
+        w->quant.activation_scale > 0 || b->buffers[p->in].place != PLACE_SHARD)
+        return -1;
+    in = b->buffers[p->in].map;
+    if (in->n_parts == 1 && groups_are_whole(in, b->size, w->quant.act_group, p->in_cols))
+        return -1;
+    amax = builder_buffer(b, "amax", b->program->buffers[p->in].rows, w->quant.act_groups);
+    builder_op(b, (struct op){.kind = OP_AMAX, .layer = p->layer, .in = {p->in, -1}, .out = amax,
+        .weight = w});
+    builder_op(b, (struct op){.kind = OP_MAX_REDUCE, .layer = p->layer, .in = {amax, -1},
+        .out = amax});
+    return amax;
+}
+
+static uint32_t apply(struct product *p, const struct weight_slice *slice, uint32_t out_col)
+{
+    struct builder *b = p->b;
+    const struct weight *w = builder_matrix(b, slice, p->strategy);
+    int amax;
+
+    if (w == NULL)
+        return 0;
+    amax = maxima(p, w);
+    builder_op(b, (struct op){.kind = OP_LINEAR, .layer = p->layer, .in = {p->in, amax},
+        .out = p->out, .out_col = out_col, .weight = w});
+    return w->n;
+}
+
+/* One product of all parts, or one of each where their methods will not merge. */
+static void multiply(struct product *p, const struct column_map *map, struct range cols, bool bias)
+{
+    struct weight_part stack[WEIGHT_PARTS];
+    struct weight_slice all = slice_of(p, map, 0, p->n_parts, cols, bias, stack);
+    uint32_t at = 0;
+
+    if (merges(p, &all)) {
+        apply(p, &all, 0);
         return;
-    snprintf(name, sizeof(name), "%s.bias", module);
-    builder_op(b, (struct op){.kind = OP_ADD_BIAS, .layer = layer, .in = {out, -1}, .out = out,
-        .weight = builder_vector(b, name, out_rows, 0, out_rows)});
+    }
+    for (int i = 0; i < p->n_parts; i++) {
+        struct weight_slice one = slice_of(p, map, i, 1, cols, bias, stack);
+
+        at += apply(p, &one, at);
+    }
+}
+
+/* Which outputs of each part every rank has. */
+static struct column_map *row_map(struct product *p)
+{
+    struct builder *b = p->b;
+    struct column_map *map = place_map(b);
+
+    for (int i = 0; map != NULL && i < p->n_parts; i++) {
+        const struct linear_part *part = &p->parts[i];
+        uint32_t unit = larger_unit(part->unit, quant_row_unit(b->loader, part->module));
+
+        map->parts[i].at = map->cols;
+        map->cols += part->rows;
+        map->n_parts = i + 1;
+        for (int r = 0; r < b->size && b->status == STATUS_OK; r++) {
+            uint32_t *first = &map->parts[i].first[r], *count = &map->parts[i].count[r];
+
+            if (part->own != NULL) {
+                *first = part->own[r].first;
+                *count = part->own[r].count;
+            } else {
+                place_range(b, p->strategy, part->rows, unit, r, first, count);
+            }
+        }
+    }
+    return b->status == STATUS_OK ? map : NULL;
+}
+
+static uint32_t all_rows(const struct product *p)
+{
+    uint32_t n = 0;
+
+    for (int i = 0; i < p->n_parts; i++)
+        n += p->parts[i].rows;
+    return n;
+}
+
+static enum extent extent_of(const struct builder *b, int buffer)
+{
+    return b->program->buffers[buffer].rows;
+}
+
+/* A whole product that is meant Partial (moe_identity_expert: the input over the ranks, then their
+ * sum) is the whole one already: it stays so, and nothing is sent. */
+static int replicated(struct product *p)
+{
+    struct builder *b = p->b;
+
+    place_whole(b, p->layer, plan_name(&p->parts[0]), p->in);
+    if (b->status != STATUS_OK)
+        return -1;
+    p->out = builder_buffer(b, p->name, extent_of(b, p->in), all_rows(p));
+    multiply(p, NULL, (struct range){.count = p->in_cols}, p->bias);
+    place_set(b, p->out, plan_name(&p->parts[0]), PLACE_REPLICATE, all_rows(p), NULL);
+    place_as(b, p->layer, p->strategy, plan_name(&p->parts[0]), p->out);
+    return p->out;
+}
+
+static int column_parallel(struct product *p)
+{
+    struct builder *b = p->b;
+    struct column_map *map;
+    uint32_t own = 0;
+
+    place_whole(b, p->layer, plan_name(&p->parts[0]), p->in);
+    map = row_map(p);
+    if (map == NULL)
+        return -1;
+    for (int i = 0; i < map->n_parts; i++)
+        own += map->parts[i].count[b->rank];
+    p->out = builder_buffer(b, p->name, extent_of(b, p->in), own);
+    multiply(p, map, (struct range){.count = p->in_cols}, p->bias);
+    place_set(b, p->out, plan_name(&p->parts[0]), PLACE_SHARD, map->cols, map);
+    return p->out;
+}
+
+/* The inputs this rank multiplies: those its shard of the input buffer has. */
+static struct range own_inputs(struct product *p)
+{
+    struct builder *b = p->b;
+    const char *module = plan_name(&p->parts[0]);
+    uint32_t unit = quant_col_unit(b->loader, p->parts[0].module);
+    const struct column_map *map;
+
+    if (p->strategy->in == IN_SPLIT && b->status == STATUS_OK &&
+        b->buffers[p->in].place != PLACE_SHARD) {
+        place_whole(b, p->layer, module, p->in);
+        p->in = place_split(b, p->layer, p->in,
+            place_even_map(b, p->strategy, p->in_cols, larger_unit(16, unit)));
+    }
+    if (b->status != STATUS_OK)
+        return (struct range){0};
+    map = b->buffers[p->in].map;
+    if (b->buffers[p->in].place != PLACE_SHARD || map->n_parts != 1 || map->cols != p->in_cols) {
+        char reader[256], writer[256];
+
+        builder_fail(b, "%s is %s and wants its input cut into columns, but %s leaves it whole: use "
+            "rowwise_split_input, or cut both", place_who(b, module, reader), p->strategy->name,
+            place_who(b, b->buffers[p->in].writer, writer));
+        return (struct range){0};
+    }
+    for (int r = 0; r < b->size; r++)
+        if (map->parts[0].first[r] % unit != 0)
+            builder_fail(b, "%s: rank %d's inputs begin at %u, its packed weight can be cut at "
+                "multiples of %u only: use another tp", module, r, map->parts[0].first[r], unit);
+    return (struct range){
+        .first = map->parts[0].first[b->rank], .count = map->parts[0].count[b->rank]};
+}
+
+/* Behind the sum, or every rank would add it. */
+static void add_bias(struct product *p)
+{
+    struct builder *b = p->b;
+    uint32_t rows = p->parts[0].rows;
+    char bias[192];
+
+    place_whole(b, p->layer, plan_name(&p->parts[0]), p->out);
+    snprintf(bias, sizeof(bias), "%s.bias", p->parts[0].module);
+    builder_op(b, (struct op){.kind = OP_ADD_BIAS, .layer = p->layer, .in = {p->out, -1},
+        .out = p->out, .weight = builder_vector(b, bias, rows, 0, rows, p->strategy)});
+}
+
+static int row_parallel(struct product *p)
+{
+    struct builder *b = p->b;
+    struct range cols = own_inputs(p);
+    uint32_t rows = p->parts[0].rows;
+
+    if (p->n_parts != 1)
+        builder_fail(b, "%s: a row-parallel product is of one module", p->parts[0].module);
+    if (b->status != STATUS_OK)
+        return -1;
+    p->out = builder_buffer(b, p->name, extent_of(b, p->in), rows);
+    multiply(p, NULL, cols, false);
+    place_set(b, p->out, plan_name(&p->parts[0]), PLACE_PARTIAL, rows, NULL);
+    if (p->bias)
+        add_bias(p);
+    place_as(b, p->layer, p->strategy, plan_name(&p->parts[0]), p->out);
+    return p->out;
+}
+
+int linear_layer(struct builder *b, int layer, const char *name, const struct linear_part *parts,
+    int n_parts, uint32_t in_cols, bool bias, int in)
+{
+    struct product p = {.b = b, .layer = layer, .name = name, .parts = parts, .n_parts = n_parts,
+        .in_cols = in_cols, .bias = bias, .in = in};
+
+    choose_strategy(&p);
+    if (b->status != STATUS_OK)
+        return -1;
+    if (b->size == 1)
+        return replicated(&p);
+    switch (p.strategy->cut) {
+    case CUT_NONE: return replicated(&p);
+    case CUT_ROWS:
+        p.out = column_parallel(&p);
+        return p.strategy->out == OUT_GATHER ? place_gather(b, layer, p.out) : p.out;
+    case CUT_COLS: return row_parallel(&p);
+    }
+    return -1;
+}
+
+int linear_cut(struct builder *b, int layer, const char *name, const struct linear_part *part,
+    uint32_t in_cols, int in)
+{
+    struct product p = {.b = b, .layer = layer, .name = name, .parts = part, .n_parts = 1,
+        .in_cols = in_cols, .in = in};
+
+    choose_strategy(&p);
+    return b->status == STATUS_OK ? column_parallel(&p) : -1;
 }

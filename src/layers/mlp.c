@@ -1,21 +1,56 @@
-/* mlp.c - gate and up in one column-parallel product, down in a row-parallel one. */
+/* mlp.c - gate and up in one product, silu and product, down. */
 #include <stdio.h>
 
 #include "layers/layers.h"
+#include "layers/placement.h"
 
-void mlp_layer(struct builder *b, int layer, const char *module, const struct mlp_shape *shape,
-    int in, int out)
+enum { MLP_UNIT = 16 }; /* a panel of outputs: cuts in between would leave panels half empty */
+
+/* Half of gate_up: what both halves have in common. */
+static void place_product(struct builder *b, int gate_up, int product, uint32_t intermediate)
 {
-    struct range own = shard_range(shape->intermediate, MLP_UNIT, b->rank, b->size);
-    char gate[160], up[160], down[160];
+    const struct buffer_state *from;
+    struct column_map *map = NULL;
+
+    if (b->status != STATUS_OK)
+        return;
+    from = &b->buffers[gate_up];
+    if (from->place == PLACE_SHARD && (map = place_map(b)) != NULL) {
+        map->n_parts = 1;
+        map->cols = intermediate;
+        map->parts[0] = from->map->parts[0];
+    }
+    place_set(b, product, from->writer, from->place, intermediate, map);
+}
+
+int mlp_layer(struct builder *b, int layer, const char *module, uint32_t hidden,
+    uint32_t intermediate, int in)
+{
+    char gate[MODULE_BYTES], up[MODULE_BYTES], down[MODULE_BYTES];
+    uint32_t unit = MLP_UNIT, down_unit;
+    int gate_up, product, out;
 
     snprintf(gate, sizeof(gate), "%s.gate_proj", module);
     snprintf(up, sizeof(up), "%s.up_proj", module);
     snprintf(down, sizeof(down), "%s.down_proj", module);
-    linear_column(b, layer,
-        (struct column_part[]){{gate, shape->intermediate, own}, {up, shape->intermediate, own}}, 2,
-        shape->hidden, false, in, shape->gate_up);
-    builder_op(b, (struct op){.kind = OP_SILU_MUL, .layer = layer, .in = {shape->gate_up, -1},
-        .out = shape->product});
-    linear_row(b, layer, down, shape->hidden, shape->intermediate, own, false, shape->product, out);
+    /* down's inputs are cut where gate's outputs are */
+    down_unit = quant_col_unit(b->loader, down);
+    if (down_unit % MLP_UNIT == 0)
+        unit = down_unit;
+    gate_up = linear_layer(b, layer, "gate_up",
+        (struct linear_part[]){{.module = gate, .rows = intermediate, .unit = unit},
+            {.module = up, .rows = intermediate, .unit = unit}},
+        2, hidden, false, in);
+    place_all_rows(b, layer, module, gate_up);
+    if (b->status != STATUS_OK)
+        return -1;
+    product = builder_buffer(b, "product", EXTENT_TOKENS, b->program->buffers[gate_up].cols / 2);
+    builder_op(b, (struct op){.kind = OP_SILU_MUL, .layer = layer, .in = {gate_up, -1},
+        .out = product});
+    place_product(b, gate_up, product, intermediate);
+    out = linear_layer(b, layer, "y",
+        &(struct linear_part){.module = down, .rows = hidden, .unit = 1}, 1, intermediate, false,
+        product);
+    place_module(b, layer, module, out);
+    return out;
 }

@@ -19,6 +19,8 @@ struct qwen3_options {
     const struct backend *backend;
     struct device *device;
     int rank, size;
+    const struct tp_plan *plan; /* which strategy each module has */
+    const struct quant_scheme *scheme; /* NULL: nothing is quantised */
     enum compute compute;
     enum dtype kv_dtype;
     void (*progress)(void *context, uint64_t bytes); /* NULL: not told */

@@ -3,14 +3,11 @@
  * A block is 64 rows at most, so that a rank holds little more than its own
  * shard while it loads. Blocks are cut in the stacked matrix, not in its
  * parts: the backend packs 16 rows at a time, and a part may end anywhere. */
-#include "quant/quant.h"
-
-#include <stdio.h>
-#include <stdlib.h>
+#include "quant/stored.h"
 
 #include "quern/log.h"
 
-enum { BLOCK_ROWS = 64, NAME_BYTES = 192 };
+enum { PLAIN_BLOCK_ROWS = 64 };
 
 /* bf16 weights stay bf16; wider ones stay exact unless inputs are rounded to bf16 anyway. */
 static enum weight_format format_of(enum dtype stored, enum compute compute)
@@ -18,48 +15,40 @@ static enum weight_format format_of(enum dtype stored, enum compute compute)
     return stored == DTYPE_BF16 || compute == COMPUTE_BF16 ? WEIGHT_BF16 : WEIGHT_F32;
 }
 
-static uint32_t slice_rows(const struct weight_slice *slice)
+static bool none_mergeable(const struct weight_loader *l, const struct weight_slice *slice)
 {
-    uint32_t n = 0;
-
     for (int i = 0; i < slice->n_parts; i++)
-        n += slice->parts[i].rows;
-    return n;
-}
-
-static void tensor_name(char name[NAME_BYTES], const struct weight_part *part, const char *what)
-{
-    snprintf(name, NAME_BYTES, "%s.%s", part->module, what);
+        if (quant_method_of(l, slice->parts[i].module) != &quant_none)
+            return false;
+    return true;
 }
 
 static enum status none_measure(const struct weight_loader *l, const struct weight_slice *slice,
-    enum weight_format *format, size_t *bytes)
+    struct weight_plan *plan)
 {
     enum weight_format found = WEIGHT_BF16;
     uint32_t n = slice_rows(slice);
+    enum status s = STATUS_OK;
 
-    for (int i = 0; i < slice->n_parts; i++) {
+    for (int i = 0; s == STATUS_OK && i < slice->n_parts; i++) {
         const struct weight_part *part = &slice->parts[i];
-        char name[NAME_BYTES];
+        char name[QUANT_NAME_BYTES];
         enum dtype stored;
-        enum status s;
 
-        tensor_name(name, part, "weight");
-        s = source_check(l->source, name, part->all_rows, part->all_cols, &stored);
-        if (s != STATUS_OK)
-            return s;
-        if (format_of(stored, l->compute) == WEIGHT_F32)
+        s = source_check(l->source, tensor_name(name, part->module, "weight"), part->all_rows,
+            part->all_cols, &stored);
+        if (s == STATUS_OK && format_of(stored, l->compute) == WEIGHT_F32)
             found = WEIGHT_F32;
-        if (!slice->bias)
-            continue;
-        tensor_name(name, part, "bias");
-        s = source_check(l->source, name, part->all_rows, 0, &stored);
-        if (s != STATUS_OK)
-            return s;
     }
-    *bytes = l->backend->weight_bytes(l->device, found, n, slice->cols) +
-             (slice->bias ? (size_t)n * sizeof(float) : 0);
-    *format = found;
+    if (s == STATUS_OK && slice->bias)
+        s = bias_check(l, slice);
+    if (s != STATUS_OK)
+        return s;
+    *plan = (struct weight_plan){
+        .weight = {.n = n, .k = slice->cols, .format = found},
+        .bytes = l->backend->weight_bytes(l->device, found, n, slice->cols) +
+                 (slice->bias ? (size_t)n * sizeof(float) : 0),
+    };
     return STATUS_OK;
 }
 
@@ -73,14 +62,14 @@ static enum status read_rows(const struct weight_loader *l, const struct weight_
     for (int i = 0; i < slice->n_parts && rows > 0; i++) {
         const struct weight_part *part = &slice->parts[i];
         uint32_t skip = n0 - at, take;
-        char name[NAME_BYTES];
+        char name[QUANT_NAME_BYTES];
         enum status s;
 
         at += part->rows;
         if (n0 >= at)
             continue;
         take = part->rows - skip < rows ? part->rows - skip : rows;
-        tensor_name(name, part, "weight");
+        tensor_name(name, part->module, "weight");
         s = source_read(l->source, name, part->row + skip, take, slice->col, slice->cols, as, dst);
         if (s != STATUS_OK)
             return s;
@@ -91,29 +80,15 @@ static enum status read_rows(const struct weight_loader *l, const struct weight_
     return STATUS_OK;
 }
 
-static enum status grow_staging(struct weight_loader *l, size_t bytes)
-{
-    void *mem;
-
-    if (bytes <= l->staging_bytes)
-        return STATUS_OK;
-    mem = realloc(l->staging, bytes);
-    if (mem == NULL)
-        return log_fail(STATUS_NOMEM, "no memory for %zu bytes of weights on their way", bytes);
-    l->staging = mem;
-    l->staging_bytes = bytes;
-    return STATUS_OK;
-}
-
 static enum status load_matrix(struct weight_loader *l, const struct weight_slice *slice,
     struct weight *w)
 {
     enum dtype as = w->format == WEIGHT_BF16 ? DTYPE_BF16 : DTYPE_F32;
     size_t row_bytes = (size_t)slice->cols * dtype_bytes(as);
-    enum status s = grow_staging(l, BLOCK_ROWS * row_bytes);
+    enum status s = grow_staging(l, PLAIN_BLOCK_ROWS * row_bytes);
 
-    for (uint32_t n0 = 0; s == STATUS_OK && n0 < w->n; n0 += BLOCK_ROWS) {
-        uint32_t rows = w->n - n0 < BLOCK_ROWS ? w->n - n0 : BLOCK_ROWS;
+    for (uint32_t n0 = 0; s == STATUS_OK && n0 < w->n; n0 += PLAIN_BLOCK_ROWS) {
+        uint32_t rows = w->n - n0 < PLAIN_BLOCK_ROWS ? w->n - n0 : PLAIN_BLOCK_ROWS;
 
         s = read_rows(l, slice, as, n0, rows, l->staging);
         if (s != STATUS_OK)
@@ -124,51 +99,33 @@ static enum status load_matrix(struct weight_loader *l, const struct weight_slic
     return s;
 }
 
-static enum status load_bias(struct weight_loader *l, const struct weight_slice *slice,
-    struct weight *w)
-{
-    uint32_t at = 0;
-    enum status s = grow_staging(l, (size_t)w->n * sizeof(float));
-
-    for (int i = 0; s == STATUS_OK && i < slice->n_parts; i++) {
-        const struct weight_part *part = &slice->parts[i];
-        char name[NAME_BYTES];
-
-        tensor_name(name, part, "bias");
-        s = source_read(l->source, name, part->row, part->rows, 0, 0, DTYPE_F32,
-            (float *)l->staging + at);
-        at += part->rows;
-    }
-    if (s == STATUS_OK)
-        l->backend->vector_write(l->device, w->bias, l->staging, w->n);
-    return s;
-}
-
 static enum status none_load(struct weight_loader *l, const struct weight_slice *slice,
     struct weight *w)
 {
-    size_t bytes, bias_bytes;
-    enum weight_format format;
-    enum status s = none_measure(l, slice, &format, &bytes);
+    struct weight_plan plan;
+    enum status s = none_measure(l, slice, &plan);
+    size_t bias_bytes;
 
     if (s != STATUS_OK)
         return s;
-    w->n = slice_rows(slice);
-    w->k = slice->cols;
-    w->format = format;
+    w->n = plan.weight.n;
+    w->k = plan.weight.k;
+    w->format = plan.weight.format;
     bias_bytes = slice->bias ? (size_t)w->n * sizeof(float) : 0;
-    w->data = l->backend->alloc(l->device, bytes - bias_bytes);
+    w->data = l->backend->alloc(l->device, plan.bytes - bias_bytes);
     w->bias = bias_bytes ? l->backend->alloc(l->device, bias_bytes) : NULL;
     if (w->data == NULL || (bias_bytes && w->bias == NULL))
-        return log_fail(STATUS_NOMEM, "no memory for %s: %zu bytes", slice->parts[0].module, bytes);
+        return log_fail(STATUS_NOMEM, "no memory for %s: %zu bytes", slice->parts[0].module,
+            plan.bytes);
     s = load_matrix(l, slice, w);
     if (s == STATUS_OK && slice->bias)
-        s = load_bias(l, slice, w);
+        s = bias_load(l, slice, w);
     return s;
 }
 
 const struct quant_method quant_none = {
     .name = "none",
+    .mergeable = none_mergeable,
     .measure = none_measure,
     .load = none_load,
 };

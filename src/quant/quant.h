@@ -1,9 +1,12 @@
 /* quant.h - how a linear layer's weight is stored, and how it is loaded.
  *
- * A row of the method table knows which tensors of a checkpoint make up a
- * linear layer's weight, what of them a rank reads, and in which format the
- * backend keeps it. Layers ask their method for everything and never what it
- * is. `none` is a plain matrix in bf16, f16 or f32. */
+ * A scheme is what config.json's quantization_config says (or --quant): which
+ * modules are quantised, and how. A row of the method table knows which tensors
+ * of a checkpoint make up a module's weight, what of them a rank reads, and in
+ * which format the backend keeps it. Layers ask the scheme for everything and
+ * never what it is. `none` is a plain matrix in bf16, f16 or f32.
+ *
+ * Loading streams: never more of a tensor in memory than a few rows. */
 #ifndef QUERN_QUANT_QUANT_H
 #define QUERN_QUANT_QUANT_H
 
@@ -12,7 +15,8 @@
 #include "checkpoint/source.h"
 #include "quern/backend.h"
 
-/* Rows [row, row + rows) of the checkpoint's matrix NAME.weight [all_rows, all_cols]. */
+/* Rows [row, row + rows) of the module's matrix [all_rows, all_cols]: its weight is the tensor
+ * MODULE.weight, or what the method has in its place. */
 struct weight_part {
     const char *module; /* "model.layers.0.self_attn.q_proj" */
     uint32_t all_rows, all_cols;
@@ -27,9 +31,12 @@ struct weight_slice {
     bool bias; /* the parts have biases, wanted here */
 };
 
+struct quant_scheme;
+
 /* What loading needs; one per rank. */
 struct weight_loader {
     struct weight_source *source;
+    const struct quant_scheme *scheme; /* NULL: nothing is quantised */
     const struct backend *backend;
     struct device *device;
     enum compute compute;
@@ -39,16 +46,58 @@ struct weight_loader {
     size_t staging_bytes;
 };
 
+enum { WEIGHT_PARTS_MAX = 8 }; /* in one slice */
+
+/* What a slice will be, before anything is read. Pointers in `weight` are NULL. */
+struct weight_plan {
+    struct weight weight; /* n, k, format, quant's numbers */
+    size_t bytes;         /* in backend memory: codes, scales, zeros, bias */
+};
+
+struct quant_layout; /* stored.h: how the tensors of a method lie in a file */
+
 struct quant_method {
     const char *name;
-    /* Bytes the slice will take in backend memory, and the format it will have. */
+    const struct quant_layout *layout; /* NULL: a plain matrix */
+    /* Can these parts be one product? (Their activations are quantised alike, ...) */
+    bool (*mergeable)(const struct weight_loader *l, const struct weight_slice *slice);
+    /* Checks tensors, types and shapes; INVALID (logged). */
     enum status (*measure)(const struct weight_loader *l, const struct weight_slice *slice,
-        enum weight_format *format, size_t *bytes);
-    /* Fills w: n, k, format, data, bias (backend memory, owned by the caller on success). */
+        struct weight_plan *plan);
+    /* Fills w (but for its name): everything, in backend memory, to be released by
+     * quant_release() also after a failure. */
     enum status (*load)(struct weight_loader *l, const struct weight_slice *slice,
         struct weight *w);
 };
 
 extern const struct quant_method quant_none;
+
+/* The scheme of `model` (a directory or synth:NAME): its quantization_config, or `runtime`
+ * ("int8", "int4", "fp8": a plain checkpoint is quantised while it loads) with `runtime_head`
+ * ("int8" or "none": what becomes of a plain head and a tied embedding; NULL: "int8" with a
+ * `runtime`, "none" without). Nothing of these: *out is NULL. A config without a
+ * quantization_config may have it in quantize_config.json. INVALID (logged): a layout that is not
+ * supported, named; a `runtime` for a checkpoint that is quantised already. */
+enum status quant_open(const char *model, const char *runtime, const char *runtime_head,
+    struct quant_scheme **out);
+void quant_close(struct quant_scheme *s);
+
+/* The method of this module; never NULL. A module whose MODULE.weight is F32, F16 or BF16 is
+ * plain whatever the scheme says of it. */
+const struct quant_method *quant_method_of(const struct weight_loader *l, const char *module);
+
+/* What a cut of this module's rows (outputs) or columns (inputs) must be a multiple of. It is 1
+ * for every method today: words that a cut goes through are read by both ranks and unpacked, and
+ * scales are kept per row. */
+uint32_t quant_row_unit(const struct weight_loader *l, const char *module);
+uint32_t quant_col_unit(const struct weight_loader *l, const char *module);
+
+/* The inputs that share a scale, of weights or of activations, whichever are more; 1 where whole
+ * rows do. Columns may be cut anywhere, and both ranks then keep the scale; but cut at multiples
+ * of it, no group is split, and activations scaled by group need no maximum of other ranks. */
+uint32_t quant_col_group(const struct weight_loader *l, const char *module);
+
+/* Gives a loaded weight's memory back; what is NULL is left out. */
+void quant_release(const struct weight_loader *l, struct weight *w);
 
 #endif

@@ -4,6 +4,7 @@
  * in its slot and sets the abort word; the others then end without a reason of
  * their own. So a reason in a slot goes before an exit status, and an exit by
  * signal is told with the rank and the signal. */
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 
 static const uint64_t stop_grace_ns = 1000000000u, fail_linger_ns = 5000000000u,
                       fail_notice_ns = 200000000u;
+static const int kill_patience_ms = 3000;
 
 static const char *child_name(const struct child *c, char text[64])
 {
@@ -43,6 +45,23 @@ void children_kill(struct supervisor *sv)
     for (int i = 0; i < sv->n_children; i++)
         if (sv->children[i].pidfd >= 0)
             proc_signal(sv->children[i].pidfd, SIGKILL);
+}
+
+void children_end(struct supervisor *sv)
+{
+    children_kill(sv);
+    for (int i = 0; i < sv->n_children; i++) {
+        struct child *c = &sv->children[i];
+        struct pollfd p = {.fd = c->pidfd, .events = POLLIN};
+        struct proc_exit how;
+
+        if (c->pidfd < 0)
+            continue;
+        if (poll(&p, 1, kill_patience_ms) > 0) /* a device may hold a process for a while */
+            proc_reap(c->pidfd, &how);
+        close(c->pidfd);
+        c->pidfd = -1;
+    }
 }
 
 /* The reason a member gave, if one did. */
@@ -93,6 +112,7 @@ void supervisor_fail(struct supervisor *sv, const char *why)
     atomic_store_explicit(&sv->group.control->abort_word, 1, memory_order_release);
     children_kill(sv);
     requests_fail(sv, sv->failure);
+    clients_tell(sv, FRAME_ERROR, sv->failure, strlen(sv->failure)); /* who only waits, too */
     /* A private client may not have asked yet: it shall hear the reason, not a broken pipe. */
     start_timer(sv, sv->private_fd >= 0 ? fail_linger_ns : fail_notice_ns);
 }
@@ -108,6 +128,7 @@ void supervisor_stop(struct supervisor *sv)
     if (sv->state == SUPERVISOR_LOADING)
         children_kill(sv);
     sv->state = SUPERVISOR_STOPPING;
+    requests_fail(sv, "the server is stopping");
     if (ring_reserve(&sv->group.requests, &slot) == STATUS_OK) {
         *(struct request_msg *)slot = (struct request_msg){
             .generation = sv->group.control->generation, .kind = REQUEST_STOP};

@@ -26,11 +26,11 @@ void client_frame(struct client *c, enum frame_type type, uint64_t id, const voi
 
     if (c->leaving)
         return;
-    if (c->out.n > MOST_WAITING || bytes_add(&c->out, &h, sizeof(h)) != STATUS_OK ||
+    if (c->out.n + c->sending.n > MOST_WAITING || bytes_add(&c->out, &h, sizeof(h)) != STATUS_OK ||
         bytes_add(&c->out, fixed, fixed_bytes) != STATUS_OK ||
         bytes_add(&c->out, more, more_bytes) != STATUS_OK) {
         log_warn("a client is let go: it does not read what it asked for");
-        c->leaving = true;
+        c->leaving = c->let_go = true;
     }
 }
 
@@ -152,13 +152,16 @@ void clients_flush(struct supervisor *sv)
     while (*at != NULL) {
         struct client *c = *at;
 
-        client_send(c); /* a leaving client's last words, too */
+        if (!c->let_go)
+            client_send(c); /* a leaving client's last words, too */
         if (!c->leaving) {
             at = &c->next;
             continue;
         }
         requests_orphan(c);
-        if (!loop_op_active(&c->send))
+        if (c->let_go)
+            loop_cancel(sv->loop, &c->send);
+        if (c->let_go || !loop_op_active(&c->send))
             loop_cancel(sv->loop, &c->recv);
         if (loop_op_active(&c->send) || loop_op_active(&c->recv)) {
             at = &c->next;
@@ -205,77 +208,81 @@ static void on_accept(struct loop_op *op, int64_t result)
         close((int)result);
     if (!loop_op_active(op) && result != -ECANCELED) {
         log_warn("no more connections can be taken now: %s", strerror((int)-result));
-        if (result == -EMFILE || result == -ENFILE)
+        if (result == -EMFILE || result == -ENFILE || result == -ENOMEM || result == -ENOBUFS)
             return; /* armed again when a client leaves */
         supervisor_fail(sv, "the socket cannot accept any more");
     }
 }
 
-/* A socket file that nobody listens on is left from a killed server: it goes. */
+/* A socket file that nobody listens on is left from a killed server: it goes. Only a refusal
+ * says so; a server with a full queue (EAGAIN) or of another user (EACCES) is alive. */
 static enum status remove_stale(const char *path, const struct sockaddr_un *address)
 {
     struct stat st;
-    int fd, in_use;
+    bool in_use;
+    int fd;
 
     if (lstat(path, &st) != 0)
         return STATUS_OK;
     if (!S_ISSOCK(st.st_mode))
         return log_fail(STATUS_INVALID, "%s: there is a file that is no socket: choose another path",
             path);
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    in_use = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0;
-    if (fd >= 0)
-        close(fd);
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return log_fail(STATUS_IO, "no socket: %s", strerror(errno));
+    in_use = connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
+             errno != ECONNREFUSED;
+    close(fd);
     if (in_use)
         return log_fail(STATUS_INVALID, "%s: another server listens there: choose another path", path);
     unlink(path);
     return STATUS_OK;
 }
 
-static enum status listen_on(struct supervisor *sv, const char *path)
+enum status clients_listen(struct supervisor *sv, const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct stat st;
     enum status s;
 
-    if (strlen(path) >= sizeof(address.sun_path))
-        return log_fail(STATUS_INVALID, "%s: a socket's path has at most %zu bytes", path,
+    if (path[0] == '\0' || strlen(path) >= sizeof(address.sun_path))
+        return log_fail(STATUS_INVALID, "--socket \"%s\": a socket's path has 1 to %zu bytes", path,
             sizeof(address.sun_path) - 1);
     strcpy(address.sun_path, path);
     s = remove_stale(path, &address);
     if (s != STATUS_OK)
         return s;
     sv->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (sv->listen_fd < 0 || bind(sv->listen_fd, (struct sockaddr *)&address, sizeof(address)) != 0 ||
-        listen(sv->listen_fd, 128) != 0)
+    /* fchmod() before bind(): the file is the owner's alone from its first moment on */
+    if (sv->listen_fd < 0 || fchmod(sv->listen_fd, S_IRUSR | S_IWUSR) != 0 ||
+        bind(sv->listen_fd, (struct sockaddr *)&address, sizeof(address)) != 0)
         return log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
     sv->socket_path = path;
+    if (lstat(path, &st) == 0) {
+        sv->socket_dev = st.st_dev;
+        sv->socket_ino = st.st_ino;
+    }
+    if (listen(sv->listen_fd, 128) != 0)
+        return log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
     sv->accept.done = on_accept;
     sv->accept.context = sv;
     loop_accept(sv->loop, &sv->accept, sv->listen_fd);
     return STATUS_OK;
 }
 
-enum status clients_open(struct supervisor *sv, const struct supervisor_options *o)
-{
-    if (o->socket_path != NULL) {
-        enum status s = listen_on(sv, o->socket_path);
-
-        if (s != STATUS_OK)
-            return s;
-    }
-    return o->private_fd >= 0 ? client_add(sv, o->private_fd) : STATUS_OK;
-}
-
 /* After loop_close(): nothing is under way any more. */
 void clients_close(struct supervisor *sv)
 {
+    struct stat st;
+
     while (sv->clients != NULL) {
         struct client *c = sv->clients;
 
         sv->clients = c->next;
         client_free(c);
     }
-    if (sv->socket_path != NULL)
+    if (sv->socket_path != NULL && lstat(sv->socket_path, &st) == 0 &&
+        st.st_dev == sv->socket_dev && st.st_ino == sv->socket_ino)
         unlink(sv->socket_path);
     if (sv->listen_fd >= 0)
         close(sv->listen_fd);

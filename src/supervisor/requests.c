@@ -13,7 +13,7 @@
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 
-enum { INDEX_BITS = 20, FIRST_TABLE = 64, MOST_REQUESTS = 1 << 16 };
+enum { INDEX_BITS = 20, FIRST_TABLE = 64, MOST_REQUESTS = 1 << 16, MOST_GIVEN_BYTES = 256 << 20 };
 
 static void fifo_init(struct fifo *f)
 {
@@ -73,6 +73,9 @@ static enum status place(struct supervisor *sv, struct request *r)
     if (sv->n_requests >= MOST_REQUESTS)
         return log_fail(STATUS_NOMEM, "there are %u requests already: try again later",
             sv->n_requests);
+    if (r->given_bytes > MOST_GIVEN_BYTES - sv->given_bytes)
+        return log_fail(STATUS_NOMEM, "the prompts of %u requests take %zu MiB already: try again "
+            "later", sv->n_requests, sv->given_bytes >> 20);
     while (i < sv->table_room && sv->table[i] != NULL)
         i++;
     if (i == sv->table_room) {
@@ -86,6 +89,7 @@ static enum status place(struct supervisor *sv, struct request *r)
     r->id = ++sv->serial << INDEX_BITS | i;
     sv->table[i] = r;
     sv->n_requests++;
+    sv->given_bytes += r->given_bytes;
     return STATUS_OK;
 }
 
@@ -99,6 +103,7 @@ void request_free(struct supervisor *sv, struct request *r)
         fifo_remove(&sv->to_leader, r);
     sv->table[r->id & ((1u << INDEX_BITS) - 1)] = NULL;
     sv->n_requests--;
+    sv->given_bytes -= r->given_bytes;
     if (r->client != NULL)
         r->client->requests--;
     bytes_free(&r->data);
@@ -191,6 +196,7 @@ static enum status accept_request(struct client *c, uint64_t client_id,
         return log_fail(STATUS_NOMEM, "no memory for another request");
     r->client_id = client_id;
     r->params = *params;
+    r->given_bytes = bytes;
     r->arrived_ns = spin_now_ns();
     s = fill_request(r, data, bytes);
     if (s == STATUS_OK)
@@ -248,7 +254,6 @@ void request_send_done(struct request *r, uint32_t finish, uint32_t output_token
         client_frame(r->client, FRAME_DONE, r->client_id, &d, sizeof(d), NULL, 0);
 }
 
-
 void request_stop(struct supervisor *sv, struct request *r)
 {
     if (r->cancelled)
@@ -262,7 +267,7 @@ void request_stop(struct supervisor *sv, struct request *r)
 
 void request_cancel(struct client *c, uint64_t client_id)
 {
-    struct request *r = find_of_client(c, client_id);
+    struct request *r = c->requests > 0 ? find_of_client(c, client_id) : NULL;
 
     if (r != NULL) /* else it has just ended */
         request_stop(c->sv, r);

@@ -279,8 +279,10 @@ static void take_token(struct supervisor *sv, struct request *r, int32_t token)
     if (r->first_ns == 0)
         r->first_ns = spin_now_ns();
     if (journal(r, token) != STATUS_OK || decode(sv, r, token) != STATUS_OK) {
-        if (r->client != NULL)
+        if (r->client != NULL) {
             client_error(r->client, r->client_id, log_last_error());
+            r->client->requests--;
+        }
         r->client = NULL;
         request_stop(sv, r);
         return;
@@ -314,15 +316,15 @@ void requests_pump(struct supervisor *sv)
 {
     enum status s;
 
-    if (sv->state >= SUPERVISOR_STOPPING)
+    if (sv->state >= SUPERVISOR_FAILED)
         return;
-    s = take_replies(sv);
+    s = take_replies(sv); /* while stopping, too: no member may wait for room in a ring */
     if (s == STATUS_OK)
         s = take_tokens(sv);
-    if (s != STATUS_OK) {
+    if (s != STATUS_OK)
         supervisor_fail(sv, log_last_error());
+    if (sv->state >= SUPERVISOR_STOPPING)
         return;
-    }
     push_texts(sv);
     if (sv->state == SUPERVISOR_SERVING)
         push_requests(sv);

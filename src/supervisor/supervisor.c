@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -19,8 +20,10 @@ static void on_bell(struct loop_op *op, int64_t result)
     struct supervisor *sv = op->context;
     uint64_t count;
 
-    (void)result;
-    if (read(sv->group.supervisor_bell.fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+    if (result == -ECANCELED)
+        return;
+    if (result < 0 ||
+        (read(sv->group.supervisor_bell.fd, &count, sizeof(count)) < 0 && errno != EAGAIN))
         supervisor_fail(sv, "the supervisor's doorbell is broken");
 }
 
@@ -29,8 +32,12 @@ static void on_signal(struct loop_op *op, int64_t result)
     struct supervisor *sv = op->context;
     struct signalfd_siginfo info;
 
-    if (result < 0)
+    if (result == -ECANCELED)
         return;
+    if (result < 0) {
+        supervisor_fail(sv, "the supervisor cannot hear signals any more");
+        return;
+    }
     if (read(sv->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
         supervisor_stop(sv);
     loop_poll_once(sv->loop, op, sv->signal_fd);
@@ -83,14 +90,18 @@ static enum status open_all(struct supervisor *sv, const struct supervisor_optio
     sv->bell.done = on_bell;
     sv->bell.context = sv;
     loop_bell(sv->loop, &sv->bell, sv->group.supervisor_bell.fd);
-    s = clients_open(sv, o);
-    return s == STATUS_OK ? children_start(sv) : s;
+    if (o->socket_path != NULL)
+        s = clients_listen(sv, o->socket_path);
+    if (s == STATUS_OK)
+        s = children_start(sv);
+    /* last, so that what failed before leaves the socket to who tells it why */
+    return s == STATUS_OK && o->private_fd >= 0 ? client_add(sv, o->private_fd) : s;
 }
 
 static void close_all(struct supervisor *sv)
 {
-    children_kill(sv);
     loop_close(sv->loop);
+    children_end(sv);
     requests_free(sv);
     clients_close(sv);
     segment_close(&sv->vocab_segment);
@@ -113,13 +124,13 @@ enum status supervisor_run(const struct supervisor_options *o)
     clients_flush(sv);
     while (s == STATUS_OK && sv->state != SUPERVISOR_ENDED)
         s = turn(sv);
-    if (s == STATUS_OK && sv->failure[0] != '\0') {
+    if (s != STATUS_OK)
+        snprintf(sv->failure, sizeof(sv->failure), "%s", log_last_error());
+    else if (sv->failure[0] != '\0')
         s = STATUS_DEAD;
-        /* a private client has been told, and tells its person */
-        if (sv->private_fd < 0)
-            log_fail(s, "%s", sv->failure);
-    }
     close_all(sv);
+    if (s != STATUS_OK) /* once more, since other lines may have come in between */
+        log_fail(s, "%s", sv->failure);
     free(sv);
     return s;
 }

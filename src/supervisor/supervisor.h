@@ -17,6 +17,7 @@
 #define QUERN_SUPERVISOR_SUPERVISOR_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "ipc/loop.h"
 #include "ipc/proc.h"
@@ -38,6 +39,7 @@ struct client {
     struct supervisor *sv;
     int fd;
     bool leaving;  /* no frames any more; freed when nothing is under way */
+    bool let_go;   /* ... and what it has not read is dropped */
     uint32_t requests; /* in flight */
     struct frame_reader reader;
     struct loop_op recv, send;
@@ -61,6 +63,7 @@ struct request {
     bool cancelled, cancel_sent, has_news;
     struct frame_submit params;
     struct bytes data;     /* text or messages, until the text worker has it */
+    size_t given_bytes;    /* of the prompt, as it came */
     int32_t *ids;          /* [n_ids] the prompt */
     uint32_t n_ids;
     int32_t *produced;     /* [n_produced] */
@@ -111,18 +114,23 @@ struct supervisor {
     char failure[LOG_LINE_BYTES];
     uint64_t shown_loaded;
 
-    const char *socket_path;
+    const char *socket_path; /* NULL until it is ours */
+    dev_t socket_dev;        /* which file it is: by now another server's may be there */
+    ino_t socket_ino;
     int listen_fd, signal_fd, private_fd;
     struct loop_op accept, signal, bell, timer;
     struct client *clients;
 
     struct request **table; /* [table_room], by the low bits of an id */
     uint32_t table_room, n_requests;
+    size_t given_bytes; /* of all prompts in the table */
     uint64_t serial;
     struct fifo to_text, to_leader, news;
 };
 
-/* Runs until told to stop or until the group is dead. OK: ended in good order. */
+/* Runs until told to stop or until the group is dead. OK: ended in good order. Otherwise
+ * log_last_error() says why. What a client did wrong is logged, too, on its way into a frame:
+ * the caller's sink drops errors meanwhile. DEAD: a private client has been told. */
 enum status supervisor_run(const struct supervisor_options *options);
 
 /* bytes.c */
@@ -132,13 +140,16 @@ void bytes_free(struct bytes *b);
 /* children.c */
 enum status children_start(struct supervisor *sv);
 void children_kill(struct supervisor *sv);
+/* Kills and waits: nothing of the group is left after it. */
+void children_end(struct supervisor *sv);
 /* Stages and progress, after a bell. */
 void children_look(struct supervisor *sv);
 void supervisor_fail(struct supervisor *sv, const char *why);
 void supervisor_stop(struct supervisor *sv);
 
 /* clients.c */
-enum status clients_open(struct supervisor *sv, const struct supervisor_options *o);
+/* INVALID: the path cannot be, or another server listens there. */
+enum status clients_listen(struct supervisor *sv, const char *path);
 void clients_close(struct supervisor *sv);
 enum status client_add(struct supervisor *sv, int fd);
 void client_frame(struct client *c, enum frame_type type, uint64_t id, const void *fixed,

@@ -14,11 +14,8 @@
 #include "text/tokenizer.h"
 #include "text/vocab_table.h"
 
-struct text_worker {
-    struct group *g;
-    struct tokenizer *tokenizer;
-    struct chat_template *template;
-};
+/* An arena takes half of itself in one piece. */
+enum { MOST_IDS = ARENA_BYTES / 2 / sizeof(int32_t) };
 
 static bool has_request(void *context)
 {
@@ -107,6 +104,9 @@ static enum status answer(struct text_worker *t, const struct text_msg *m)
         return log_fail(STATUS_INVALID, "the text worker was sent a text outside of its memory");
     s = encode(t, m, data, &ids, &count);
     released = arena_release(&t->g->text_arena, m->end);
+    if (s == STATUS_OK && count > MOST_IDS)
+        s = log_fail(STATUS_INVALID, "the prompt has %zu tokens, more than any context holds: "
+            "shorten it", count);
     if (s == STATUS_OK)
         s = reply(t, m, STATUS_OK, ids, count * sizeof(*ids));
     else
@@ -129,12 +129,13 @@ static enum status publish_vocabulary(struct text_worker *t)
     return s;
 }
 
-static enum status serve(struct text_worker *t)
+enum status text_worker_run(struct text_worker *t)
 {
     struct group *g = t->g;
     const void *slot;
     enum status s = STATUS_OK;
 
+    member_stage(g, &g->control->text, STAGE_READY);
     while (s == STATUS_OK) {
         s = ring_peek(&g->text_requests, &slot);
         if (s == STATUS_OK) {
@@ -149,21 +150,25 @@ static enum status serve(struct text_worker *t)
     return s == STATUS_CLOSED ? STATUS_OK : s;
 }
 
-enum status text_worker_run(struct group *g, const char *dir)
+enum status text_worker_open(struct group *g, const char *dir, struct text_worker *out)
 {
     struct text_worker t = {.g = g};
     enum status s = tokenizer_open(dir, &t.tokenizer);
 
-    if (s != STATUS_OK)
-        return s;
-    s = template_select(dir, &t.template);
+    if (s == STATUS_OK)
+        s = template_select(dir, &t.template);
     if (s == STATUS_OK)
         s = publish_vocabulary(&t);
-    if (s == STATUS_OK) {
-        member_stage(g, &g->control->text, STAGE_READY);
-        s = serve(&t);
-    }
-    template_close(t.template);
-    tokenizer_close(t.tokenizer);
+    if (s == STATUS_OK)
+        *out = t;
+    else
+        text_worker_close(&t);
     return s;
 }
+
+void text_worker_close(struct text_worker *t)
+{
+    template_close(t->template);
+    tokenizer_close(t->tokenizer);
+}
+

@@ -9,8 +9,18 @@
 
 #include "msg/group.h"
 
-/* Serves until the request ring is closed (OK) or the supervisor is gone (DEAD). `dir` has
- * tokenizer.json, and perhaps tokenizer_config.json. */
-enum status text_worker_run(struct group *g, const char *dir);
+struct text_worker {
+    struct group *g; /* the caller's */
+    struct tokenizer *tokenizer;
+    struct chat_template *template;
+};
+
+/* Reads `dir`, which has tokenizer.json and perhaps tokenizer_config.json and is not needed any
+ * more afterwards, and publishes the table. After OK, text_worker_close(). */
+enum status text_worker_open(struct group *g, const char *dir, struct text_worker *out);
+void text_worker_close(struct text_worker *t);
+
+/* Serves until the request ring is closed (OK) or the supervisor is gone (DEAD). */
+enum status text_worker_run(struct text_worker *t);
 
 #endif

@@ -208,7 +208,8 @@ int command_bench_ipc(int argc, char **argv)
         return EXIT_DONE;
     }
     if (s == STATUS_OK && first < argc)
-        s = log_fail(STATUS_INVALID, "quern bench ipc takes no argument: see quern bench ipc --help");
+        s = log_fail(STATUS_INVALID,
+            "quern bench ipc takes no argument: see quern bench ipc --help");
     if (s != STATUS_OK)
         return EXIT_USAGE;
     s = bench_open(&b);

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/cores.h"
 #include "quern/log.h"
 
 enum { WARM_SHOTS = 1000 };
@@ -23,22 +24,14 @@ static const uint64_t patience_ns = UINT64_C(20) * 1000000000;
  * would be another measurement. */
 static int find_cpus(int *cpus, int room)
 {
-    hwloc_topology_t t;
+    hwloc_topology_t t = cores_topology(CORES_ALONE);
     int n = 0;
 
-    if (hwloc_topology_init(&t) != 0)
+    if (t == NULL)
         return 0;
-    hwloc_topology_set_all_types_filter(t, HWLOC_TYPE_FILTER_KEEP_NONE);
-    hwloc_topology_set_type_filter(t, HWLOC_OBJ_CORE, HWLOC_TYPE_FILTER_KEEP_ALL);
-    hwloc_topology_set_components(t, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, "cuda");
-    hwloc_topology_set_components(t, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, "nvml");
-    hwloc_topology_set_components(t, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, "opencl");
-    hwloc_topology_set_flags(t, HWLOC_TOPOLOGY_FLAG_IS_THISSYSTEM |
-        HWLOC_TOPOLOGY_FLAG_RESTRICT_TO_CPUBINDING);
-    if (hwloc_topology_load(t) == 0)
-        for (int i = 0; n < room && i < hwloc_get_nbobjs_by_type(t, HWLOC_OBJ_CORE); i++)
-            cpus[n++] = hwloc_bitmap_first(hwloc_get_obj_by_type(t, HWLOC_OBJ_CORE,
-                (unsigned)i)->cpuset);
+    for (int i = 0; n < room && i < hwloc_get_nbobjs_by_type(t, HWLOC_OBJ_CORE); i++)
+        cpus[n++] =
+            hwloc_bitmap_first(hwloc_get_obj_by_type(t, HWLOC_OBJ_CORE, (unsigned)i)->cpuset);
     hwloc_topology_destroy(t);
     return n;
 }

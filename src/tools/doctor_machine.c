@@ -20,22 +20,6 @@
 /* Below this not even the storyteller, its tokenizer and a KV cache fit. */
 static const uint64_t memory_needed = 192u << 20, memory_comfortable = 1u << 30;
 
-static hwloc_topology_t open_topology(void)
-{
-    hwloc_topology_t t;
-
-    if (hwloc_topology_init(&t) != 0)
-        return NULL;
-    /* Those would open GPU drivers. */
-    hwloc_topology_set_components(t, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, "cuda");
-    hwloc_topology_set_components(t, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, "nvml");
-    hwloc_topology_set_components(t, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, "opencl");
-    if (hwloc_topology_load(t) == 0)
-        return t;
-    hwloc_topology_destroy(t);
-    return NULL;
-}
-
 static const char *cpu_model(hwloc_topology_t t)
 {
     hwloc_obj_t package = hwloc_get_obj_by_type(t, HWLOC_OBJ_PACKAGE, 0);
@@ -46,11 +30,12 @@ static const char *cpu_model(hwloc_topology_t t)
 
 void doctor_check_cpu(struct report *r)
 {
-    hwloc_topology_t t = open_topology();
+    hwloc_topology_t t = cores_topology(CORES_AND_REST);
     int cores = cores_usable(), nodes;
 
     if (t == NULL) {
-        report_add(r, VERDICT_NOTE, "cpu", "hwloc cannot read this machine; %d cores are used", cores);
+        report_add(r, VERDICT_NOTE, "cpu", "hwloc cannot read this machine; %d cores are used",
+            cores);
         return;
     }
     nodes = hwloc_get_nbobjs_by_type(t, HWLOC_OBJ_NUMANODE);
@@ -106,11 +91,12 @@ void doctor_check_instruction_sets(struct report *r)
         report_add(r, VERDICT_PROBLEM, "instruction sets", "%s", log_last_error());
         report_advise(r, "unset QUERN_CPU_ISA to let quern choose");
     } else if (forced != NULL && forced[0] != '\0') {
-        report_add(r, VERDICT_NOTE, "instruction sets", "%s, forced by QUERN_CPU_ISA; there are: %s",
-            kernels.name, all);
+        report_add(r, VERDICT_NOTE, "instruction sets",
+            "%s, forced by QUERN_CPU_ISA; there are: %s", kernels.name, all);
         report_advise(r, "unset QUERN_CPU_ISA to let quern choose the fastest");
     } else {
-        report_add(r, VERDICT_OK, "instruction sets", "%s is used; there are: %s", kernels.name, all);
+        report_add(r, VERDICT_OK, "instruction sets", "%s is used; there are: %s",
+            kernels.name, all);
     }
     check_wide_units(r);
 }
@@ -192,8 +178,8 @@ void doctor_check_memory(struct report *r)
     report_add(r, verdict, "memory", "%s available; limit of the control group: %s",
         memory_text(there, text), limit_text);
     if (verdict != VERDICT_OK)
-        report_advise(r, "end other programs or raise the limit; weights, KV cache and tokenizer of "
-                         "even a small model take some 100 MB");
+        report_advise(r, "end other programs or raise the limit; weights, KV cache and tokenizer "
+                         "of even a small model take some 100 MB");
 }
 
 void doctor_check_huge_pages(struct report *r)

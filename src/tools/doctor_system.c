@@ -36,8 +36,8 @@ void doctor_check_shared_memory(struct report *r)
     sigaction(SIGXFSZ, &before, NULL);
     if (status != STATUS_OK) {
         report_add(r, VERDICT_PROBLEM, "shared memory", "%s", log_last_error());
-        report_advise(r, "quern needs sealed memfds of some hundred megabytes: look at ulimit -f and "
-                         "ulimit -v, and at the container's seccomp profile (memfd_create)");
+        report_advise(r, "quern needs sealed memfds of some hundred megabytes: look at ulimit -f "
+                         "and ulimit -v, and at the container's seccomp profile (memfd_create)");
         return;
     }
     segment_close(&segment);
@@ -81,7 +81,8 @@ void doctor_check_processes(struct report *r)
         return;
     }
     report_add(r, VERDICT_PROBLEM, "processes", "%s is refused: %s", refused, strerror(errno));
-    report_advise(r, "quern needs Linux 5.11 or later, and a seccomp profile that allows %s", refused);
+    report_advise(r, "quern needs Linux 5.11 or later, and a seccomp profile that allows %s",
+        refused);
 }
 
 /* kernel.io_uring_disabled; -1 where the kernel has no such setting. */

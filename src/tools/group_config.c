@@ -1,7 +1,9 @@
 /* group_config.c - defaults, and the model's place. */
 #include "tools/group_config.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "checkpoint/locate.h"
@@ -13,9 +15,27 @@ static void copy(char *to, size_t room, const char *given, const char *fallback)
     snprintf(to, room, "%s", given != NULL ? given : fallback);
 }
 
+/* A file that every process of the group opens: the same one, wherever they run. "auto" and NULL
+ * are none. */
+static enum status place(const char *given, const char *option, char path[MODEL_PATH_BYTES])
+{
+    char *absolute;
+
+    path[0] = '\0';
+    if (given == NULL || strcmp(given, "auto") == 0)
+        return STATUS_OK;
+    absolute = realpath(given, NULL);
+    if (absolute == NULL)
+        return log_fail(STATUS_INVALID, "%s %s: %s", option, given, strerror(errno));
+    snprintf(path, MODEL_PATH_BYTES, "%s", absolute); /* PATH_MAX bytes at most: it fits */
+    free(absolute);
+    return STATUS_OK;
+}
+
 enum status group_config_from(const struct quern_options *o, struct group_config *c)
 {
     enum log_level level = LOG_LEVEL_WARN;
+    enum status s;
 
     *c = (struct group_config){
         .tp = o->tp > 0 ? (uint32_t)o->tp : 1,
@@ -35,5 +55,12 @@ enum status group_config_from(const struct quern_options *o, struct group_config
     copy(c->backend, sizeof(c->backend), o->backend, "auto");
     copy(c->compute, sizeof(c->compute), o->compute, "bf16");
     copy(c->kv_dtype, sizeof(c->kv_dtype), o->kv_dtype, "bf16");
+    copy(c->quant, sizeof(c->quant), o->quant, "");
+    copy(c->quant_head, sizeof(c->quant_head), o->quant_head, "");
+    s = place(o->tp_plan, "--tp-plan", c->tp_plan);
+    if (s == STATUS_OK)
+        s = place(o->plugin, "--plugin", c->plugin);
+    if (s != STATUS_OK)
+        return s;
     return locate_model(o->model, LOCATE_MODEL, c->model, sizeof(c->model));
 }

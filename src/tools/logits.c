@@ -207,18 +207,25 @@ static enum status run_chunks(struct worker *w, const int32_t *ids, size_t n, si
     return s;
 }
 
-/* Written under another name, so that there is never half a file. */
+/* Written under another name, so that there is never half a file. What is there and no file (a
+ * pipe, /dev/null) is written to as it is. */
 static enum status run_to_file(struct worker *w, const struct logits_options *o, const int32_t *ids,
     size_t n)
 {
     char path[4096];
     enum status s = check_ids(w, ids, n, o->last);
+    struct stat st;
+    bool direct;
     FILE *f;
 
     if (s != STATUS_OK)
         return s;
-    snprintf(path, sizeof(path), "%s.part-%d", o->output, (int)getpid());
-    f = fopen(path, "wxe");
+    direct = stat(o->output, &st) == 0 && !S_ISREG(st.st_mode);
+    if (direct)
+        snprintf(path, sizeof(path), "%s", o->output);
+    else
+        snprintf(path, sizeof(path), "%s.part-%d", o->output, (int)getpid());
+    f = fopen(path, direct ? "we" : "wxe");
     if (f == NULL)
         return log_fail(STATUS_IO, "%s: cannot be written: %m", o->output);
     s = write_header(f, (size_t)o->last, (size_t)w->config.vocab);
@@ -226,9 +233,9 @@ static enum status run_to_file(struct worker *w, const struct logits_options *o,
         s = run_chunks(w, ids, n, (size_t)o->last, f);
     if (fclose(f) != 0 && s == STATUS_OK)
         s = log_fail(STATUS_IO, "%s: %m", o->output);
-    if (s == STATUS_OK && rename(path, o->output) != 0)
+    if (s == STATUS_OK && !direct && rename(path, o->output) != 0)
         s = log_fail(STATUS_IO, "%s: %m", o->output);
-    if (s != STATUS_OK)
+    if (s != STATUS_OK && !direct)
         unlink(path);
     return s;
 }

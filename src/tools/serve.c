@@ -56,19 +56,31 @@ static int refuse_private(int fd)
     return EXIT_FAILED;
 }
 
+static int tell_failure(const struct serve_options *o, enum status s)
+{
+    if (o->private_fd >= 0)
+        return s == STATUS_DEAD ? EXIT_FAILED : refuse_private(o->private_fd);
+    log_set_sink(log_to_stderr, NULL);
+    log_fail(s, "%s", log_last_error());
+    return EXIT_FAILED;
+}
+
 int command_serve(int argc, char **argv)
 {
     struct serve_options o = {.private_fd = -1};
     struct supervisor_options run = {.loop = getenv("QUERN_LOOP")};
     int first;
-    enum status s = options_parse(serve_rows, argc, argv, &o, &first);
+    enum status s;
 
+    if (argc > 1 && strcmp(argv[1], "--private-fd") == 0) /* libquern: it prints nothing */
+        log_set_sink(member_log, NULL);
+    s = options_parse(serve_rows, argc, argv, &o, &first);
     if (s == STATUS_CLOSED) {
         usage();
         return EXIT_DONE;
     }
     if (s != STATUS_OK)
-        return EXIT_USAGE;
+        return o.private_fd >= 0 ? refuse_private(o.private_fd) : EXIT_USAGE;
     if (first != argc || (o.socket == NULL) == (o.private_fd < 0)) {
         log_fail(STATUS_INVALID, "quern serve wants --socket PATH and nothing else: see quern serve "
                                  "--help");
@@ -79,12 +91,13 @@ int command_serve(int argc, char **argv)
     if (o.private_fd >= 0) {
         setpgid(0, 0); /* Ctrl-C is the client's: it cancels, then hangs up */
         fcntl(o.private_fd, F_SETFD, FD_CLOEXEC);
-        log_set_sink(member_log, NULL); /* errors reach the client as frames */
     }
+    log_set_sink(member_log, NULL); /* what a client did wrong reaches it as a frame */
     s = group_config_from(&o.runtime, &run.config);
+    log_set_level((enum log_level)run.config.log_level);
     if (s == STATUS_OK)
         s = supervisor_run(&run);
     if (s == STATUS_OK)
         return EXIT_DONE;
-    return o.private_fd >= 0 && s != STATUS_DEAD ? refuse_private(o.private_fd) : EXIT_FAILED;
+    return tell_failure(&o, s);
 }

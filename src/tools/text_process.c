@@ -32,7 +32,8 @@ static enum status write_file(const char *path, const struct model_config *cfg,
     return STATUS_OK;
 }
 
-static enum status run_synth(struct group *g)
+/* Opens the text worker on files that are gone when this returns. */
+static enum status open_synth(struct group *g, struct text_worker *t)
 {
     const char *tmp = getenv("TMPDIR");
     char dir[256], json[300], config[300];
@@ -50,10 +51,23 @@ static enum status run_synth(struct group *g)
     if (s == STATUS_OK)
         s = write_file(config, &cfg, synth_tokenizer_config_write);
     if (s == STATUS_OK)
-        s = text_worker_run(g, dir);
+        s = text_worker_open(g, dir, t);
     unlink(json);
     unlink(config);
     rmdir(dir);
+    return s;
+}
+
+static enum status run(struct group *g)
+{
+    const char *model = g->control->config.model;
+    struct text_worker t;
+    enum status s = synth_is(model) ? open_synth(g, &t) : text_worker_open(g, model, &t);
+
+    if (s != STATUS_OK)
+        return s;
+    s = text_worker_run(&t);
+    text_worker_close(&t);
     return s;
 }
 
@@ -62,15 +76,16 @@ int command_text(int argc, char **argv)
     struct group g;
     enum status s;
 
-    signal(SIGINT, SIG_IGN);
+    signal(SIGINT, SIG_IGN); /* as a rank does: worker.c */
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
     s = group_join(argc == 2 ? argv[1] : "", &g);
     if (s != STATUS_OK)
         return EXIT_USAGE;
     prctl(PR_SET_NAME, "quern-text");
     log_set_level((enum log_level)g.control->config.log_level);
     log_set_sink(member_log, NULL);
-    s = synth_is(g.control->config.model) ? run_synth(&g)
-                                          : text_worker_run(&g, g.control->config.model);
+    s = run(&g);
     if (s == STATUS_OK)
         member_stage(&g, &g.control->text, STAGE_STOPPED);
     else if (s != STATUS_DEAD)

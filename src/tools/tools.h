@@ -10,6 +10,8 @@ int command_bench(int argc, char **argv);
 int command_detokenize(int argc, char **argv);
 int command_doctor(int argc, char **argv);
 int command_logits(int argc, char **argv);
+int command_plan(int argc, char **argv);
+int command_quantize(int argc, char **argv);
 int command_serve(int argc, char **argv);
 int command_synth(int argc, char **argv);
 int command_template(int argc, char **argv);

@@ -6,9 +6,11 @@
  * else, so nothing is ever killed for it. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -62,10 +64,13 @@ enum status memory_try(uint64_t bytes, uint64_t *could)
         return log_fail(STATUS_IO, "no pipe: %s", strerror(errno));
     child = fork();
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* who is killed meanwhile leaves nothing behind */
         taken = take(bytes);
         _exit(write(pipe_fds[1], &taken, sizeof(taken)) == (ssize_t)sizeof(taken) ? 0 : 1);
     }
     close(pipe_fds[1]);
+    if (child < 0)
+        log_warn("how much memory there is could not be tried: fork: %s", strerror(errno));
     if (child > 0) {
         if (read(pipe_fds[0], &taken, sizeof(taken)) != (ssize_t)sizeof(taken))
             taken = 0;

@@ -52,7 +52,7 @@ static void first_limits(struct worker *w, struct agreement *a)
 /* The comm's sizes: the same function of the agreement on every rank. */
 static void comm_options(struct worker *w, const struct agreement *a, struct coll_shm_options *o)
 {
-    uint32_t rows = shard_longest((uint32_t)w->config.vocab, VOCAB_UNIT, w->size);
+    uint32_t rows = w->model.builder.vocab_longest;
     size_t logits = (size_t)a->limits.max_outputs * rows * sizeof(float);
 
     *o = (struct coll_shm_options){
@@ -253,7 +253,7 @@ static enum status meet(struct worker *w, struct agreement *a)
             w->rank, bytes, sizeof(*a));
     *a = *leader;
     if (a->config_hash != mine)
-        return log_fail(STATUS_INVALID, "rank %d read another config.json than rank 0", w->rank);
+        return log_fail(STATUS_INVALID, "rank %d read another config.json or plan than rank 0: did a file change?", w->rank);
     return STATUS_OK;
 }
 

@@ -14,6 +14,7 @@
 #include "base/cores.h"
 #include "ipc/spin.h"
 #include "parallel/coll_shm.h"
+#include "parallel/plugin.h"
 #include "quern/log.h"
 
 enum { PROGRESS_PARTS = 100 };
@@ -48,6 +49,24 @@ static enum status open_source(struct worker *w)
     return s;
 }
 
+static const char *or_null(const char *text)
+{
+    return text[0] != '\0' ? text : NULL;
+}
+
+/* How the model is spread over ranks, and how its weights are stored. */
+static enum status open_plan(struct worker *w)
+{
+    const struct group_config *c = &w->group->control->config;
+    enum status s = c->plugin[0] != '\0' ? plugin_load(c->plugin) : STATUS_OK;
+
+    if (s == STATUS_OK)
+        s = tp_plan_open(or_null(c->tp_plan), &w->plan);
+    if (s == STATUS_OK)
+        s = quant_open(c->model, or_null(c->quant), or_null(c->quant_head), &w->scheme);
+    return s;
+}
+
 static enum status open_device(struct worker *w)
 {
     const struct group_config *c = &w->group->control->config;
@@ -71,6 +90,8 @@ static enum status plan_model(struct worker *w)
     struct qwen3_options o = {
         .config = &w->config,
         .source = w->source,
+        .plan = w->plan,
+        .scheme = w->scheme,
         .backend = w->backend,
         .device = w->device,
         .rank = w->rank,
@@ -123,6 +144,24 @@ static void tell_facts(struct worker *w)
     };
 }
 
+/* What must be the same on every rank of a program: each read config and plan by itself. */
+static uint64_t program_hash(const struct program *p)
+{
+    const struct program_shape *s = &p->shape;
+    const uint32_t shape[] = {s->hidden, s->layers, s->head_dim, s->vocab, (uint32_t)s->kv_dtype,
+        (uint32_t)s->compute};
+    uint64_t hash = XXH3_64bits(shape, sizeof(shape));
+
+    for (int i = 0; i < p->n_ops; i++) {
+        const struct op *op = &p->ops[i];
+        /* not the buffers: their numbers follow from sizes, which differ */
+        const int32_t one[] = {(int32_t)op->kind, op->layer};
+
+        hash = XXH3_64bits_withSeed(one, sizeof(one), hash);
+    }
+    return hash;
+}
+
 enum status worker_open(struct group *group, int rank, struct worker *w)
 {
     struct agreement a = {0};
@@ -132,10 +171,12 @@ enum status worker_open(struct group *group, int rank, struct worker *w)
         .member = &group->control->ranks[rank]};
     s = open_source(w);
     if (s == STATUS_OK)
+        s = open_plan(w);
+    if (s == STATUS_OK)
         s = open_device(w);
     if (s == STATUS_OK)
         s = plan_model(w);
-    a.config_hash = XXH3_64bits(&w->config, sizeof(w->config));
+    a.config_hash = program_hash(&w->model.program);
     a.threads = (uint32_t)w->threads;
     if (s == STATUS_OK && rank == 0)
         s = setup_limits(w, &a);
@@ -166,6 +207,8 @@ void worker_close(struct worker *w)
     segment_close(&w->step_segment);
     if (w->device != NULL)
         w->backend->close(w->device);
+    quant_close(w->scheme);
+    tp_plan_close(w->plan);
     source_close(w->source);
     *w = (struct worker){0};
 }
@@ -240,8 +283,11 @@ int worker_main(int argc, char **argv)
     enum status s;
     int rank;
 
-    /* Ctrl-C is for the client: it cancels, and the supervisor ends us. */
+    /* Ctrl-C is for the client, and a service manager's SIGTERM for the supervisor, even when
+     * they are sent to all of us: it ends us in good order. */
     signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
     rank = argc == 3 ? atoi(argv[1]) : -1;
     s = group_join(argc == 3 ? argv[2] : "", &g);
     if (s != STATUS_OK)

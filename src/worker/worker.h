@@ -26,6 +26,8 @@ struct worker {
     struct model_config config;
     struct generation_defaults generation;
     struct weight_source *source;
+    struct tp_plan *plan;
+    struct quant_scheme *scheme; /* NULL: nothing is quantised */
     const struct backend *backend;
     struct device *device;
     struct plan_limits limits;
@@ -63,7 +65,7 @@ uint64_t worker_spin_ns(const struct worker *w);
 struct agreement {
     struct plan_limits limits;
     uint32_t max_model_len, threads;
-    uint64_t config_hash; /* of the model's shape, as each rank read it */
+    uint64_t config_hash; /* of the program, which each rank made of config and plan by itself */
     uint64_t region_bytes;
     uint64_t plan_bytes;
 };

@@ -62,8 +62,10 @@ static uint16_t nearest_bf16(float x)
 {
     uint32_t low = bits_of(x) >> 16;
     double at = fabs((double)x), below = fabs((double)float_of(low << 16));
-    double above = ((low + 1) & 0x7fffu) == 0x7f80u ? 0x1p128 : fabs((double)float_of((low + 1) << 16));
+    double above = fabs((double)float_of((low + 1) << 16));
 
+    if (isinf(above))
+        above = 0x1p128;
     if (at - below < above - at || (at - below == above - at && low % 2 == 0))
         return (uint16_t)low;
     return (uint16_t)(low + 1);
@@ -220,6 +222,85 @@ static void f16_overflows_at_65520(void **state)
     assert_int_equal(f32_to_f16(-0.0f), 0x8000);
 }
 
+/* (-1)^sign * 2^(e-7) * 1.m, or 2^-6 * 0.m; 0x7f and 0xff are no number. */
+static double e4m3_value(uint32_t code)
+{
+    int e = (int)(code >> 3 & 15);
+    double m = (double)(code & 7) / 8, x = e == 0 ? ldexp(m, -6) : ldexp(1 + m, e - 7);
+
+    return code >> 7 ? -x : x;
+}
+
+static void every_e4m3_widens_to_its_value(void **state)
+{
+    (void)state;
+    for (uint32_t code = 0; code < 256; code++) {
+        float x = e4m3_to_f32((uint8_t)code);
+
+        if ((code & 0x7fu) == 0x7fu) {
+            assert_true(isnan(x));
+            continue;
+        }
+        assert_true((double)x == e4m3_value(code));
+        assert_int_equal(signbit(x) != 0, code >> 7);
+    }
+    assert_true(e4m3_to_f32(0x7e) == 448.0f && e4m3_to_f32(0x01) == 0x1p-9f);
+}
+
+static void every_e4m3_survives_the_round_trip(void **state)
+{
+    (void)state;
+    for (uint32_t code = 0; code < 256; code++)
+        assert_int_equal(f32_to_e4m3(e4m3_to_f32((uint8_t)code)), code);
+}
+
+/* By search: the nearer of two neighbours, the even one of two as near; 448 at the end. */
+static uint8_t nearest_e4m3(float x)
+{
+    double at = fabs((double)x);
+    uint32_t low = 0;
+
+    while (low < 0x7e && e4m3_value(low + 1) <= at)
+        low++;
+    if (low < 0x7e) {
+        double below = at - e4m3_value(low), above = e4m3_value(low + 1) - at;
+
+        low += above < below || (above == below && low % 2 == 1);
+    }
+    return (uint8_t)(low | (signbit(x) ? 0x80u : 0));
+}
+
+/* All upper halves, each with lower halves around which rounding can turn: every float32 lies
+ * between two that are tried and that become the same code, or is a neighbour of a middle. */
+static void narrowing_to_e4m3_takes_the_nearest(void **state)
+{
+    static const uint32_t low[] = {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff};
+
+    (void)state;
+    for (uint32_t high = 0; high < 65536; high++)
+        for (size_t i = 0; i < sizeof(low) / sizeof(low[0]); i++) {
+            float x = float_of(high << 16 | low[i]);
+
+            if (isnan(x))
+                assert_int_equal(f32_to_e4m3(x), 0x7fu | (high >> 8 & 0x80u));
+            else if (f32_to_e4m3(x) != nearest_e4m3(x))
+                fail_msg("%a became %02x, not %02x", (double)x, f32_to_e4m3(x), nearest_e4m3(x));
+        }
+}
+
+static void e4m3_saturates_at_448(void **state)
+{
+    (void)state;
+    assert_int_equal(f32_to_e4m3(432), 0x7e); /* a middle, to the even one */
+    assert_int_equal(f32_to_e4m3(nextafterf(432, 0)), 0x7d);
+    assert_int_equal(f32_to_e4m3(464), 0x7e);
+    assert_int_equal(f32_to_e4m3(1e30f), 0x7e);
+    assert_int_equal(f32_to_e4m3(-INFINITY), 0xfe);
+    assert_int_equal(f32_to_e4m3(0x1p-10f), 0);
+    assert_int_equal(f32_to_e4m3(nextafterf(0x1p-10f, 1)), 1);
+    assert_int_equal(f32_to_e4m3(-0.0f), 0x80);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -233,6 +314,10 @@ int main(void)
         cmocka_unit_test(every_f16_survives_the_round_trip),
         cmocka_unit_test(narrowing_to_f16_is_the_compilers),
         cmocka_unit_test(f16_overflows_at_65520),
+        cmocka_unit_test(every_e4m3_widens_to_its_value),
+        cmocka_unit_test(every_e4m3_survives_the_round_trip),
+        cmocka_unit_test(narrowing_to_e4m3_takes_the_nearest),
+        cmocka_unit_test(e4m3_saturates_at_448),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

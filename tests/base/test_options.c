@@ -41,7 +41,8 @@ static enum status parse(const char *line, struct values *v, char **left)
     enum status s;
 
     strcpy(copy, line);
-    for (char *word = strtok(copy, " "); word != NULL && argc <= MAX_WORDS; word = strtok(NULL, " "))
+    for (char *word = strtok(copy, " "); word != NULL && argc <= MAX_WORDS;
+         word = strtok(NULL, " "))
         argv[argc++] = word;
     *v = (struct values){0};
     s = options_parse(rows, argc, argv, v, &first);
@@ -67,8 +68,8 @@ static void values_land_at_their_places(void **state)
     struct values v;
 
     (void)state;
-    assert_int_equal(parse("-n 7 --flag -t words --choice f32 --real=0.25 --seed 18446744073709551615"
-                           " --bytes 1.5G", &v, NULL), STATUS_OK);
+    assert_int_equal(parse("-n 7 --flag -t words --choice f32 --real=0.25 --bytes 1.5G "
+                           "--seed 18446744073709551615", &v, NULL), STATUS_OK);
     assert_int_equal(v.number, 7);
     assert_true(v.flag);
     assert_string_equal(v.text, "words");
@@ -252,7 +253,8 @@ static void ids_are_read_in_order(void **state)
 static void bad_ids_are_refused(void **state)
 {
     static const char *const bad[] = {
-        ",", "1,", ",1", "1,,2", "1 2", "-1", "2147483648", "1,x", "0x", "1;2", "99999999999999999999",
+        ",", "1,", ",1", "1,,2", "1 2", "-1", "2147483648", "1,x", "0x", "1;2",
+        "99999999999999999999",
     };
     int32_t *ids = (int32_t *)&ids;
     size_t n = 77;

@@ -356,7 +356,7 @@ static void tied_weights_are_resolved_as_transformers_does(void **state)
 
 static void storyteller_opens(void **state)
 {
-    const char *tests = getenv("QUERN_TEST_DATA");
+    const char *data = getenv("QUERN_DATADIR");
     char dir[PATH_MAX];
     struct model_config cfg;
     struct weight_source *src;
@@ -364,7 +364,7 @@ static void storyteller_opens(void **state)
     enum dtype stored;
 
     (void)state;
-    snprintf(dir, sizeof(dir), "%s/../share/models/storyteller", tests != NULL ? tests : "tests");
+    snprintf(dir, sizeof(dir), "%s/models/storyteller", data != NULL ? data : "share");
     assert_int_equal(source_config(dir, &cfg), STATUS_OK);
     assert_int_equal(source_open(dir, 0, &cfg, &src), STATUS_OK);
     assert_int_equal(source_head(src, &cfg, &kind), STATUS_OK);

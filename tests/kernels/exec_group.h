@@ -1,4 +1,6 @@
-/* exec_group.h - ranks as threads of one process: a struct comm without processes. */
+/* exec_group.h - ranks as threads of one process: a struct comm without processes.
+ *
+ * What an operation leaves undefined is filled with NaN, so that reading it shows. */
 #ifndef TESTS_KERNELS_EXEC_GROUP_H
 #define TESTS_KERNELS_EXEC_GROUP_H
 
@@ -12,6 +14,11 @@ struct group;
 struct group *group_open(int size, int threads);
 void group_close(struct group *g);
 struct comm *group_comm(struct group *g, int rank);
+
+/* Whether ranks can reduce, add and norm in one pass: not at all (as opened), by trying and
+ * answering UNSUPPORTED, or yes. Before a program is loaded. */
+enum group_fused { FUSED_MISSING, FUSED_UNSUPPORTED, FUSED_WORKS };
+void group_set_fused(struct group *g, enum group_fused fused);
 
 /* How many all_gathers rank 0 has seen. */
 int group_gathers(const struct group *g);

@@ -356,6 +356,7 @@ static void add_program(struct rank *r, const struct model *m)
 
     add_op(r, (struct op){.kind = OP_BEGIN, .layer = -1, .in = {-1, -1}, .out = -1});
     add_op(r, (struct op){.kind = OP_EMBED, .layer = -1, .in = {-1, -1}, .out = x,
+        .first_id = (uint32_t)vocab.first,
         .weight = add_matrix(r, "embed", m->embed + vocab.first * HIDDEN, vocab.count, HIDDEN)});
     reduce(r, x);
     if (o->layer)

@@ -37,6 +37,7 @@ static void every_level_fills_the_whole_table(void **state)
             }
         assert_true(t.attention && t.add_norm && t.qk_rope && t.silu_mul && t.sum_ranks);
         assert_true(t.round_bf16 && t.round_bf16_f32 && t.lookup && t.argmax);
+        assert_true(t.amax && t.quantize);
     }
 }
 

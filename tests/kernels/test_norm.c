@@ -223,10 +223,12 @@ static void check_lookup(const struct cpu_kernels *t, const struct cpu_kernels *
     for (int format = WEIGHT_F32; format <= WEIGHT_BF16; format++) {
         float *w = random_floats(N * K, seed), *out = take_exact(K * sizeof(*out));
         void *packed = take(packed_bytes((enum weight_format)format, N, K));
+        const struct weight table = {
+            .n = N, .k = K, .format = (enum weight_format)format, .data = packed};
 
         pack(packed, (enum weight_format)format, w, N, K);
         for (uint32_t row = 0; row < N; row++) {
-            t->lookup(out, packed, (enum weight_format)format, K, row);
+            t->lookup(out, &table, row);
             for (size_t i = 0; i < K; i++) {
                 float v = w[row * K + i];
 

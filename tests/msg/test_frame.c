@@ -169,7 +169,8 @@ static void frame_too_large_is_refused_by_its_header(void **state)
     sent.bytes++;
     assert_int_equal(frame_reader_feed(&r, &sent, sizeof(sent)), STATUS_OK);
     assert_int_equal(frame_reader_next(&r, &h, &payload), STATUS_INVALID);
-    assert_non_null(strstr(log_last_error(), "16777217 bytes is larger than the protocol's 16777216"));
+    assert_non_null(strstr(log_last_error(),
+        "16777217 bytes is larger than the protocol's 16777216"));
     assert_int_equal(frame_reader_next(&r, &h, &payload), STATUS_INVALID);
     frame_reader_free(&r);
 }

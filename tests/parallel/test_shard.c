@@ -97,8 +97,8 @@ static void check_heads(uint32_t heads, uint32_t kv_heads, int size)
 static void kv_heads_cover_query_heads(void **state)
 {
     static const uint32_t shapes[][2] = {
-        {16, 8}, {32, 8}, {64, 8}, {40, 8}, {4, 2}, {8, 4}, {6, 3}, {12, 4}, {16, 16}, {7, 1}, {1, 1},
-        {14, 2},
+        {16, 8}, {32, 8}, {64, 8}, {40, 8}, {4, 2}, {8, 4}, {6, 3}, {12, 4}, {16, 16}, {7, 1},
+        {1, 1}, {14, 2},
     };
 
     (void)state;

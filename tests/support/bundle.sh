@@ -9,7 +9,7 @@
 #   OUT/bin/quern       sets LD_LIBRARY_PATH and starts libexec/quern
 #   OUT/libexec/quern   the program, so that what it starts again is itself
 #   OUT/lib             the libraries
-#   OUT/share/quern     the built-in model, where libexec/quern finds it
+#   OUT/share           the built-in model, where libexec/quern finds it
 #   OUT/tests           data and scripts of the tests; bin/ has their programs
 #   OUT/run-tests       runs all tests, ends with "N passed, N failed, N skipped"
 set -eu
@@ -18,7 +18,7 @@ srcdir=$1 out=$2 install=$3
 shift 3
 
 rm -rf "$out"
-mkdir -p "$out/bin" "$out/libexec" "$out/lib" "$out/share/quern" "$out/tests/bin"
+mkdir -p "$out/bin" "$out/libexec" "$out/lib" "$out/share" "$out/tests/bin"
 out=$(CDPATH= cd -- "$out" && pwd) # libtool installs to absolute names only
 
 programs= scripts=
@@ -65,7 +65,7 @@ done | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | LC_ALL=C sort -u | while re
     esac
 done
 
-cp -R "$srcdir/share/models" "$out/share/quern/"
+cp -R "$srcdir/share/models" "$out/share/"
 for data in golden e2e support; do
     [ ! -d "$srcdir/tests/$data" ] || cp -R "$srcdir/tests/$data" "$out/tests/"
 done
@@ -97,7 +97,7 @@ cd "$here" || exit 1
 LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 CMOCKA_MESSAGE_OUTPUT=TAP
 QUERN_TEST_DATA=$here/tests
-QUERN_DATADIR=$here/share/quern
+QUERN_DATADIR=$here/share
 QUERN=$here/libexec/quern
 QUERN_EXAMPLES=$here/examples
 export LD_LIBRARY_PATH CMOCKA_MESSAGE_OUTPUT QUERN_TEST_DATA QUERN_DATADIR QUERN QUERN_EXAMPLES

@@ -1,0 +1,303 @@
+/* folder_write.c - tensors file by file in the order of other writers, then names that take effect.
+ *
+ * Tensors are dealt to shards in the caller's order; within a file they stand
+ * as safetensors_layout() puts them. Values are made into one buffer and
+ * written from there, so a 32B model takes no more memory than a small one. */
+#include "tools/folder_write.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "checkpoint/config_json.h"
+#include "checkpoint/safetensors_header.h"
+#include "quern/log.h"
+
+enum { CHUNK_BYTES = 4 << 20, FILE_NAME_BYTES = 64, ROW_STEP = 128 };
+
+static enum status fail_write(const char *path)
+{
+    return log_fail(STATUS_IO, "%s: cannot write: %s", path, strerror(errno));
+}
+
+/* The directory -------------------------------------------------------------------------------- */
+
+enum status folder_check(const char *dir)
+{
+    DIR *open_dir = opendir(dir);
+    struct dirent *entry;
+    bool empty = true;
+
+    if (dir[0] == '\0' || strlen(dir) > PATH_MAX - 64)
+        return log_fail(STATUS_INVALID, "the directory to write has no name, or too long a one");
+    if (open_dir == NULL && errno == ENOENT)
+        return STATUS_OK;
+    if (open_dir == NULL)
+        return log_fail(STATUS_INVALID, "%s: %s", dir, strerror(errno));
+    while ((entry = readdir(open_dir)) != NULL)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            empty = false;
+    closedir(open_dir);
+    if (!empty)
+        return log_fail(STATUS_INVALID, "%s exists and is not empty: give a new directory", dir);
+    return STATUS_OK;
+}
+
+static enum status check_room(const struct folder *f, uint64_t bytes, const char *advice)
+{
+    struct statvfs disk;
+    uint64_t room;
+
+    if (statvfs(f->path, &disk) != 0)
+        return STATUS_OK; /* not known: writing will tell */
+    room = (uint64_t)disk.f_bavail * disk.f_frsize;
+    if (room < bytes)
+        return log_fail(STATUS_IO, "%s needs %" PRIu64 " bytes, its disk has %" PRIu64 " free: %s",
+            f->path, bytes, room, advice);
+    return STATUS_OK;
+}
+
+/* It holds files of ours only. */
+static void remove_folder(const char *folder)
+{
+    char path[PATH_MAX];
+    struct dirent *entry;
+    DIR *dir = opendir(folder);
+
+    while (dir != NULL && (entry = readdir(dir)) != NULL)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
+            path_join(path, sizeof(path), folder, entry->d_name) == STATUS_OK)
+            unlink(path);
+    if (dir != NULL)
+        closedir(dir);
+    rmdir(folder);
+}
+
+enum status folder_begin(struct folder *f, const char *dir, uint64_t bytes, const char *advice)
+{
+    size_t n = strlen(dir);
+    enum status s = folder_check(dir);
+
+    if (s != STATUS_OK)
+        return s;
+    while (n > 1 && dir[n - 1] == '/')
+        n--;
+    snprintf(f->dir, sizeof(f->dir), "%.*s", (int)n, dir);
+    snprintf(f->path, sizeof(f->path), "%.*s.tmp-%ld", (int)n, dir, (long)getpid());
+    if (mkdir(f->path, 0777) != 0)
+        return log_fail(STATUS_IO, "%s: cannot make the directory: %s", f->path, strerror(errno));
+    s = check_room(f, bytes, advice);
+    if (s != STATUS_OK)
+        remove_folder(f->path);
+    return s;
+}
+
+enum status folder_finish(struct folder *f, enum status s)
+{
+    if (s == STATUS_OK && rename(f->path, f->dir) != 0)
+        s = fail_write(f->dir);
+    if (s != STATUS_OK)
+        remove_folder(f->path);
+    return s;
+}
+
+/* Small files ---------------------------------------------------------------------------------- */
+
+enum status folder_file(const struct folder *f, const char *name,
+    enum status (*write)(const void *context, FILE *out), const void *context)
+{
+    char path[PATH_MAX];
+    bool failed;
+    FILE *out;
+    enum status s = path_join(path, sizeof(path), f->path, name);
+
+    if (s != STATUS_OK)
+        return s;
+    out = fopen(path, "wxe");
+    if (out == NULL)
+        return fail_write(path);
+    s = write(context, out);
+    failed = ferror(out) != 0;
+    if ((fclose(out) != 0 || failed) && (s == STATUS_OK || s == STATUS_IO))
+        return fail_write(path);
+    return s;
+}
+
+static enum status copy_stream(const void *context, FILE *out)
+{
+    FILE *in = fopen(context, "re");
+    char block[4096];
+    bool failed;
+    size_t n;
+
+    if (in == NULL)
+        return log_fail(STATUS_IO, "%s: %s", (const char *)context, strerror(errno));
+    while ((n = fread(block, 1, sizeof(block), in)) > 0)
+        fwrite(block, 1, n, out);
+    failed = ferror(in) != 0;
+    fclose(in);
+    return failed ? log_fail(STATUS_IO, "%s: cannot read it", (const char *)context) : STATUS_OK;
+}
+
+enum status folder_copy(const struct folder *f, const char *path, const char *name)
+{
+    if (access(path, F_OK) != 0)
+        return STATUS_UNSUPPORTED;
+    return folder_file(f, name, copy_stream, path);
+}
+
+/* Weights -------------------------------------------------------------------------------------- */
+
+static enum status write_all(int fd, const char *path, const char *data, size_t n)
+{
+    while (n > 0) {
+        ssize_t done = write(fd, data, n);
+
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0)
+            return fail_write(path);
+        data += done;
+        n -= (size_t)done;
+    }
+    return STATUS_OK;
+}
+
+/* Elements of a tensor made at once: whole rows, 128 of them or a multiple where they are short. */
+static uint64_t step_of(const struct tensor_view *view)
+{
+    uint64_t row = view->ndim == 2 ? view->shape[1] : 1;
+    uint64_t rows = CHUNK_BYTES / (row * file_dtype_bits(view->dtype) / 8 + 1);
+
+    rows -= rows > ROW_STEP ? rows % ROW_STEP : 0;
+    return row * (rows > 0 ? rows : 1);
+}
+
+static enum status write_tensor(const struct folder_tensors *t, int fd, const char *path,
+    const struct tensor_view *view)
+{
+    size_t size = file_dtype_bits(view->dtype) / 8;
+    uint64_t n = view->bytes / size, step = step_of(view);
+    char *chunk = malloc((step < n ? step : n) * size + 1);
+    enum status s = STATUS_OK;
+
+    if (chunk == NULL)
+        return log_fail(STATUS_NOMEM, "no memory to write %s", view->name);
+    for (uint64_t first = 0; s == STATUS_OK && first < n; first += step) {
+        uint64_t take = n - first < step ? n - first : step;
+
+        s = t->fill(t->context, view, first, take, chunk);
+        if (s == STATUS_OK)
+            s = write_all(fd, path, chunk, take * size);
+    }
+    free(chunk);
+    return s;
+}
+
+static enum status write_tensors(const struct folder_tensors *t, const char *path,
+    struct tensor_view *views, size_t count)
+{
+    char *header;
+    size_t header_bytes;
+    int fd;
+    enum status s = safetensors_layout(views, count, &header, &header_bytes);
+
+    if (s != STATUS_OK)
+        return s;
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        s = fail_write(path);
+        goto err_header;
+    }
+    s = write_all(fd, path, header, header_bytes);
+    for (size_t i = 0; s == STATUS_OK && i < count; i++)
+        s = write_tensor(t, fd, path, &views[i]);
+    if (close(fd) != 0 && s == STATUS_OK)
+        s = fail_write(path);
+
+err_header:
+    free(header);
+    return s;
+}
+
+/* How many tensors from `first` on share a file; at least one. */
+static size_t shard_length(const struct folder_tensors *t, size_t first)
+{
+    uint64_t bytes = 0;
+    size_t n = 0;
+
+    while (first + n < t->count &&
+           (n == 0 || bytes + t->views[first + n].bytes <= t->shard_bytes))
+        bytes += t->views[first + n++].bytes;
+    return n;
+}
+
+static int count_shards(const struct folder_tensors *t)
+{
+    int shards = 0;
+
+    for (size_t first = 0; first < t->count; first += shard_length(t, first))
+        shards++;
+    return shards;
+}
+
+static enum status write_shard(const struct folder *f, const struct folder_tensors *t,
+    const char *name, size_t first, size_t n, json_t *map)
+{
+    char path[PATH_MAX];
+    enum status s;
+
+    for (size_t i = 0; i < n; i++)
+        if (json_object_set_new(map, t->views[first + i].name, json_string(name)) != 0)
+            return log_fail(STATUS_NOMEM, "no memory for an index of %zu tensors", t->count);
+    s = path_join(path, sizeof(path), f->path, name);
+    return s == STATUS_OK ? write_tensors(t, path, t->views + first, n) : s;
+}
+
+static enum status write_index(const struct folder *f, const struct folder_tensors *t, json_t *map)
+{
+    uint64_t total = 0;
+    char path[PATH_MAX];
+    json_t *index;
+    enum status s = path_join(path, sizeof(path), f->path, "model.safetensors.index.json");
+
+    for (size_t i = 0; i < t->count; i++)
+        total += t->views[i].bytes;
+    index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map",
+        map);
+    if (s == STATUS_OK && (index == NULL || json_dump_file(index, path, JSON_INDENT(2)) != 0))
+        s = fail_write(path);
+    json_decref(index);
+    return s;
+}
+
+enum status folder_weights(const struct folder *f, const struct folder_tensors *t)
+{
+    int shards = count_shards(t), shard = 0;
+    json_t *map = json_object();
+    enum status s = STATUS_OK;
+
+    if (map == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for an index of %zu tensors", t->count);
+    for (size_t first = 0, n; s == STATUS_OK && first < t->count; first += n) {
+        char name[FILE_NAME_BYTES] = "model.safetensors";
+
+        if (shards > 1)
+            snprintf(name, sizeof(name), "model-%05d-of-%05d.safetensors", ++shard, shards);
+        n = shard_length(t, first);
+        s = write_shard(f, t, name, first, n, map);
+    }
+    if (s == STATUS_OK && shards > 1)
+        s = write_index(f, t, map);
+    json_decref(map);
+    return s;
+}

@@ -1,0 +1,167 @@
+/* plan_model.c - the first half of a worker's opening, once for each rank.
+ *
+ * Limits come from the function that workers use (setup_limits()), over a
+ * group's control page that nobody shares. Without --memory it is told that
+ * there is plenty: a plan for a machine that this one is not must be printed,
+ * and trying whether the memory is there would take it from others. */
+#include "tools/plan_model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cores.h"
+#include "parallel/plugin.h"
+#include "quern/log.h"
+
+static const uint64_t plenty = UINT64_C(1) << 60;
+
+static const char *or_null(const char *text)
+{
+    return text[0] != '\0' ? text : NULL;
+}
+
+static enum dtype kv_dtype(const char *name)
+{
+    return strcmp(name, "f32") == 0 ? DTYPE_F32 : strcmp(name, "f16") == 0 ? DTYPE_F16 : DTYPE_BF16;
+}
+
+static enum status open_parts(struct plan_model *m)
+{
+    const struct group_config *c = &m->options;
+    enum status s = c->plugin[0] != '\0' ? plugin_load(c->plugin) : STATUS_OK;
+
+    if (s == STATUS_OK)
+        s = tp_plan_open(or_null(c->tp_plan), &m->plan);
+    if (s == STATUS_OK)
+        s = source_config(c->model, &m->config);
+    if (s == STATUS_OK)
+        s = shard_check((uint32_t)m->config.heads, m->size);
+    if (s == STATUS_OK)
+        s = source_open(c->model, c->seed, &m->config, &m->source);
+    if (s == STATUS_OK)
+        s = quant_open(c->model, or_null(c->quant), or_null(c->quant_head), &m->scheme);
+    return s;
+}
+
+/* With as many threads as a worker would have: scratch memory depends on them. */
+static enum status open_device(struct plan_model *m)
+{
+    int cores = cores_usable() / m->size;
+
+    m->threads = m->options.threads != 0 ? (int)m->options.threads : cores > 0 ? cores : 1;
+    m->backend = backend_find(m->options.backend);
+    if (m->backend == NULL)
+        return STATUS_INVALID;
+    return m->backend->open(&(struct backend_options){.threads = m->threads, .first_cpu = -1},
+        &m->device);
+}
+
+static enum status build_rank(struct plan_model *m, int rank)
+{
+    struct plan_rank *r = &m->ranks[rank];
+    const struct qwen3_options o = {
+        .config = &m->config,
+        .source = m->source,
+        .plan = m->plan,
+        .scheme = m->scheme,
+        .backend = m->backend,
+        .device = m->device,
+        .rank = rank,
+        .size = m->size,
+        .compute = strcmp(m->options.compute, "f32") == 0 ? COMPUTE_F32 : COMPUTE_BF16,
+        .kv_dtype = kv_dtype(m->options.kv_dtype),
+    };
+    enum status s = qwen3_plan(&o, &r->model);
+
+    if (s != STATUS_OK)
+        return s;
+    r->built = true;
+    r->comm = (struct comm){.rank = rank, .size = m->size};
+    r->model.program.comm = &r->comm;
+    return STATUS_OK;
+}
+
+/* What the rank's worker would choose and take, and whether its program is sound. */
+static enum status measure_rank(struct plan_model *m, int rank, struct group *group)
+{
+    struct plan_rank *r = &m->ranks[rank];
+    struct program_shape *shape = &r->model.program.shape;
+    struct agreement a = {.threads = (uint32_t)m->threads};
+    struct worker w = {
+        .group = group,
+        .rank = rank,
+        .size = m->size,
+        .threads = m->threads,
+        .config = m->config,
+        .backend = m->backend,
+        .device = m->device,
+        .model = r->model,
+    };
+    size_t bytes[2];
+    enum status s = setup_limits(&w, &a);
+
+    if (s != STATUS_OK)
+        return s;
+    shape->limits = a.limits;
+    s = builder_finish(&r->model.builder);
+    if (s != STATUS_OK)
+        return s;
+    m->backend->program_bytes(m->device, &r->model.program, bytes);
+    r->bytes = (struct rank_bytes){
+        .weights = r->model.builder.weight_bytes,
+        .activations = bytes[0],
+        .workspace = m->size > 1 ? a.region_bytes : 0,
+        .kv_per_token = program_block_bytes(shape) / a.limits.block_size * shape->layers,
+        .kv = (uint64_t)a.limits.n_blocks * program_block_bytes(shape) * shape->layers,
+    };
+    m->max_seqs = a.limits.max_slots;
+    m->max_model_len = a.max_model_len;
+    m->max_batched_tokens = a.limits.max_tokens;
+    return STATUS_OK;
+}
+
+static enum status measure_ranks(struct plan_model *m)
+{
+    struct group group = {.control = calloc(1, sizeof(*group.control))};
+    enum status s = STATUS_OK;
+
+    if (group.control == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for a group's control page");
+    group.control->config = m->options;
+    if (m->options.memory == 0)
+        group.control->config.memory = plenty;
+    for (int rank = 0; s == STATUS_OK && rank < m->size; rank++)
+        s = measure_rank(m, rank, &group);
+    free(group.control);
+    return s;
+}
+
+enum status plan_model_open(const struct group_config *options, struct plan_model *m)
+{
+    enum status s;
+
+    *m = (struct plan_model){.options = *options, .size = (int)options->tp};
+    s = open_parts(m);
+    if (s == STATUS_OK)
+        s = open_device(m);
+    for (int rank = 0; s == STATUS_OK && rank < m->size; rank++)
+        s = build_rank(m, rank);
+    if (s == STATUS_OK)
+        s = measure_ranks(m);
+    if (s != STATUS_OK)
+        plan_model_close(m);
+    return s;
+}
+
+void plan_model_close(struct plan_model *m)
+{
+    for (int rank = 0; rank < m->size; rank++)
+        if (m->ranks[rank].built)
+            qwen3_free(&m->ranks[rank].model);
+    if (m->device != NULL)
+        m->backend->close(m->device);
+    quant_close(m->scheme);
+    tp_plan_close(m->plan);
+    source_close(m->source);
+    *m = (struct plan_model){0};
+}

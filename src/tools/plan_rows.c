@@ -1,0 +1,292 @@
+/* plan_rows.c - tensors: the ranks' lists of weights, side by side.
+ *
+ * All ranks name the same weights in the same order, since they run the same
+ * code; only the ranges differ. A weight may stack several tensors: each gets
+ * its row, with its share of the bytes that the whole takes. */
+#include "tools/plan_rows.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "quern/log.h"
+
+static const char layers_prefix[] = "model.layers.";
+
+/* The layer's number and what follows it, or -1 and the name. */
+static int layer_of(const char *name, const char **tail)
+{
+    char *end;
+    long layer;
+
+    *tail = name;
+    if (strncmp(name, layers_prefix, sizeof(layers_prefix) - 1) != 0)
+        return -1;
+    layer = strtol(name + sizeof(layers_prefix) - 1, &end, 10);
+    if (*end == '.')
+        *tail = end + 1;
+    return (int)layer;
+}
+
+static uint64_t bias_bytes(const struct planned_weight *p)
+{
+    return p->slice.bias ? (uint64_t)p->weight.n * sizeof(float) : 0;
+}
+
+/* Part `i`'s share of the weight's bytes; shares add up exactly. */
+static uint64_t share(const struct planned_weight *p, int i)
+{
+    uint64_t bytes = p->bytes - bias_bytes(p), before = 0, n = p->weight.n;
+
+    for (int k = 0; k < i; k++)
+        before += p->parts[k].rows;
+    return n == 0 ? 0 : bytes * (before + p->parts[i].rows) / n - bytes * before / n;
+}
+
+/* Which tensor of a planned weight a row is of. */
+enum tensor_kind { TENSOR_MATRIX, TENSOR_BIAS, TENSOR_VECTOR };
+
+static void fill_row(struct tensor_row *t, const struct plan_model *m,
+    const struct planned_weight *p, int i, enum tensor_kind kind)
+{
+    static const char *const endings[] = {
+        [TENSOR_MATRIX] = ".weight", [TENSOR_BIAS] = ".bias", [TENSOR_VECTOR] = ""};
+    static const char *const formats[WEIGHT_FORMATS] = {
+        [WEIGHT_F32] = "f32",
+        [WEIGHT_BF16] = "bf16",
+        [WEIGHT_FP8] = "fp8",
+        [WEIGHT_INT8] = "int8",
+        [WEIGHT_INT4] = "int4",
+    };
+    char *dot;
+    char module[MODULE_BYTES];
+
+    snprintf(t->name, sizeof(t->name), "%s%s", p->modules[i], endings[kind]);
+    snprintf(module, sizeof(module), "%s", p->modules[i]);
+    if (kind == TENSOR_VECTOR && (dot = strrchr(module, '.')) != NULL)
+        *dot = '\0';
+    t->section = layer_of(t->name, &t->tail);
+    t->strategy = p->strategy;
+    t->line = tp_plan_line(m->plan, module);
+    t->method = kind == TENSOR_MATRIX ? p->method->name : "none";
+    t->format = kind == TENSOR_MATRIX ? formats[p->weight.format] : formats[WEIGHT_F32];
+    t->rows = p->parts[i].all_rows;
+    t->cols = kind == TENSOR_MATRIX ? p->parts[i].all_cols : 0;
+    t->cut = -1;
+}
+
+static void fill_part(struct tensor_row *t, int rank, const struct planned_weight *p, int i,
+    enum tensor_kind kind)
+{
+    const struct weight_part *w = &p->parts[i];
+    struct tensor_part *part = &t->parts[rank];
+
+    *part = (struct tensor_part){.row = w->row, .rows = w->rows};
+    if (kind == TENSOR_MATRIX) {
+        part->col = p->slice.col;
+        part->cols = p->slice.cols;
+        part->bytes = share(p, i);
+    } else {
+        part->bytes = (uint64_t)w->rows * sizeof(float);
+    }
+    if (part->rows != t->rows)
+        t->cut = 0;
+    else if (part->cols != t->cols)
+        t->cut = 1;
+}
+
+static int tensors_of(const struct planned_weight *p)
+{
+    return p->slice.n_parts * (p->slice.bias ? 2 : 1);
+}
+
+static void add_tensor(struct plan_rows *rows, const struct planned_weight *const all[], int i,
+    enum tensor_kind kind)
+{
+    struct tensor_row *t = &rows->tensors[rows->n_tensors++];
+
+    fill_row(t, rows->model, all[0], i, kind);
+    for (int rank = 0; rank < rows->model->size; rank++)
+        fill_part(t, rank, all[rank], i, kind);
+}
+
+static void add_weight(struct plan_rows *rows, const struct planned_weight *const all[])
+{
+    const struct planned_weight *p = all[0];
+
+    for (int i = 0; i < p->slice.n_parts; i++) {
+        add_tensor(rows, all, i, p->vector ? TENSOR_VECTOR : TENSOR_MATRIX);
+        if (p->slice.bias)
+            add_tensor(rows, all, i, TENSOR_BIAS);
+    }
+}
+
+/* Outside the layers: before them until the first was seen, behind them afterwards. */
+static void set_sections(struct plan_rows *rows)
+{
+    bool seen = false;
+
+    for (size_t i = 0; i < rows->n_tensors; i++) {
+        struct tensor_row *t = &rows->tensors[i];
+
+        seen = seen || t->section >= 0;
+        if (t->section < 0)
+            t->section = seen ? SECTION_END : SECTION_BEGIN;
+    }
+}
+
+/* qsort() is not stable: rows of one section keep their order, that of the memory they lie in. */
+struct numbered {
+    int section;
+    size_t number;
+};
+
+static int by_section(const void *a, const void *b)
+{
+    const struct numbered *x = a, *y = b;
+
+    if (x->section != y->section)
+        return x->section < y->section ? -1 : 1;
+    return (x->number > y->number) - (x->number < y->number);
+}
+
+/* tail points into name: after a row has moved, it is found again. */
+static enum status sort_tensors(struct plan_rows *rows)
+{
+    size_t n = rows->n_tensors;
+    struct numbered *order = calloc(n, sizeof(*order));
+    struct tensor_row *sorted = calloc(n, sizeof(*sorted));
+
+    if (order == NULL || sorted == NULL) {
+        free(order);
+        free(sorted);
+        return log_fail(STATUS_NOMEM, "no memory to sort %zu tensors", n);
+    }
+    for (size_t i = 0; i < n; i++)
+        order[i] = (struct numbered){.section = rows->tensors[i].section, .number = i};
+    qsort(order, n, sizeof(*order), by_section);
+    for (size_t i = 0; i < n; i++) {
+        sorted[i] = rows->tensors[order[i].number];
+        layer_of(sorted[i].name, &sorted[i].tail);
+    }
+    free(order);
+    free(rows->tensors);
+    rows->tensors = sorted;
+    return STATUS_OK;
+}
+
+static enum status make_tensors(struct plan_rows *rows)
+{
+    const struct plan_model *m = rows->model;
+    const struct planned_weight *at[GROUP_MAX_RANKS] = {0};
+    size_t n = 0;
+
+    for (int rank = 0; rank < m->size; rank++)
+        at[rank] = m->ranks[rank].model.builder.first;
+    for (const struct planned_weight *p = at[0]; p != NULL; p = p->next)
+        n += (size_t)tensors_of(p);
+    rows->tensors = calloc(n, sizeof(*rows->tensors));
+    if (rows->tensors == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for a list of %zu tensors", n);
+    while (at[0] != NULL) {
+        for (int rank = 1; rank < m->size; rank++)
+            if (at[rank] == NULL || strcmp(at[rank]->name, at[0]->name) != 0)
+                return log_fail(STATUS_INTERNAL, "rank %d does not load %s where rank 0 does", rank,
+                    at[0]->name);
+        add_weight(rows, at);
+        for (int rank = 0; rank < m->size; rank++)
+            at[rank] = at[rank]->next;
+    }
+    set_sections(rows);
+    return sort_tensors(rows);
+}
+
+enum status plan_rows_make(const struct plan_model *m, struct plan_rows *rows)
+{
+    enum status s;
+
+    *rows = (struct plan_rows){.model = m};
+    s = make_tensors(rows);
+    if (s == STATUS_OK)
+        s = plan_rows_ops(rows);
+    if (s != STATUS_OK)
+        plan_rows_free(rows);
+    return s;
+}
+
+void plan_rows_free(struct plan_rows *rows)
+{
+    free(rows->tensors);
+    free(rows->ops);
+    *rows = (struct plan_rows){0};
+}
+
+/* Asking ----------------------------------------------------------------------------------- */
+
+const char *plan_cut_name(const struct tensor_row *t)
+{
+    return t->cut < 0 ? "replicate" : t->cut == 0 ? "shard(0)" : "shard(1)";
+}
+
+static bool same_tensor(const struct tensor_row *a, const struct tensor_row *b, int size)
+{
+    if (strcmp(a->tail, b->tail) != 0 || a->strategy != b->strategy || a->line != b->line ||
+        a->format != b->format || strcmp(a->method, b->method) != 0 || a->rows != b->rows ||
+        a->cols != b->cols)
+        return false;
+    return memcmp(a->parts, b->parts, (size_t)size * sizeof(a->parts[0])) == 0;
+}
+
+static size_t first_of(const struct plan_rows *rows, int section)
+{
+    size_t i = 0;
+
+    while (i < rows->n_tensors && rows->tensors[i].section != section)
+        i++;
+    return i;
+}
+
+bool plan_same_tensors(const struct plan_rows *rows, int a, int b)
+{
+    size_t i = first_of(rows, a), k = first_of(rows, b), n = rows->n_tensors;
+
+    while (i < n && k < n && rows->tensors[i].section == a && rows->tensors[k].section == b)
+        if (!same_tensor(&rows->tensors[i++], &rows->tensors[k++], rows->model->size))
+            return false;
+    return (i == n || rows->tensors[i].section != a) && (k == n || rows->tensors[k].section != b);
+}
+
+static struct evenness evenness_of(const struct plan_model *m,
+    uint64_t (*of)(const struct rank_bytes *))
+{
+    struct evenness e = {0};
+
+    for (int rank = 0; rank < m->size; rank++) {
+        uint64_t bytes = of(&m->ranks[rank].bytes);
+
+        e.mean += (double)bytes / m->size;
+        if (bytes > e.largest)
+            e.largest = bytes;
+    }
+    return e;
+}
+
+static uint64_t weights_of(const struct rank_bytes *b)
+{
+    return b->weights;
+}
+
+static uint64_t kv_of(const struct rank_bytes *b)
+{
+    return b->kv_per_token;
+}
+
+struct evenness plan_weights_evenness(const struct plan_model *m)
+{
+    return evenness_of(m, weights_of);
+}
+
+struct evenness plan_kv_evenness(const struct plan_model *m)
+{
+    return evenness_of(m, kv_of);
+}

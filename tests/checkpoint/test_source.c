@@ -1,0 +1,160 @@
+/* test_source.c - tensors as they are stored, and how little of a file stays in memory.
+ *
+ * Slices of floats are test_checkpoint.c's. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoint/safetensors_header.h"
+#include "checkpoint/source.h"
+#include "quern/log.h"
+#include "tests/checkpoint/temp_dir.h"
+
+enum { BIG_ROWS = 4096, BIG_COLS = 4096, STRIPE = 64, RSS_MOST = 16 << 20 };
+
+/* Writes a file whose byte at `i` of the data is i % 251. */
+static void write_file(struct temp_dir *dir, struct tensor_view *views, size_t count)
+{
+    FILE *f = fopen(temp_dir_file(dir, "model.safetensors"), "w");
+    size_t header_bytes, total = 0;
+    unsigned char block[251 * 64];
+    char *header;
+
+    assert_non_null(f);
+    for (size_t i = 0; i < sizeof(block); i++)
+        block[i] = (unsigned char)(i % 251);
+    assert_int_equal(safetensors_layout(views, count, &header, &header_bytes), STATUS_OK);
+    fwrite(header, 1, header_bytes, f);
+    for (size_t i = 0; i < count; i++)
+        total += views[i].bytes;
+    for (size_t n = 0; n < total; n += sizeof(block))
+        fwrite(block, 1, total - n < sizeof(block) ? total - n : sizeof(block), f);
+    free(header);
+    assert_int_equal(fclose(f), 0);
+}
+
+static struct weight_source *open_file(struct temp_dir *dir)
+{
+    struct weight_source *src;
+
+    assert_int_equal(source_open(dir->path, 0, NULL, &src), STATUS_OK);
+    return src;
+}
+
+static void raw_slices_are_the_bytes_of_the_file(void **state)
+{
+    struct tensor_view views[] = {{.name = "words", .dtype = FILE_I32, .ndim = 2, .shape = {6, 5}}};
+    unsigned char got[3 * 2 * 4];
+    struct weight_source *src;
+    struct temp_dir dir;
+
+    (void)state;
+    temp_dir_make(&dir);
+    write_file(&dir, views, 1);
+    src = open_file(&dir);
+    assert_int_equal(source_read_raw(src, "words", 2, 3, 1, 2, got), STATUS_OK);
+    for (unsigned r = 0; r < 3; r++)
+        for (unsigned b = 0; b < 8; b++)
+            assert_int_equal(got[r * 8 + b], ((2 + r) * 5 + 1) * 4 + b);
+    assert_int_equal(source_read_raw(src, "words", 5, 2, 0, 5, got), STATUS_INTERNAL);
+    assert_int_equal(source_read_raw(src, "words", 0, 0, 0, 5, got), STATUS_OK);
+    assert_int_equal(source_read_raw(src, "none", 0, 1, 0, 1, got), STATUS_INVALID);
+    source_close(src);
+    temp_dir_remove(&dir);
+}
+
+static void stored_types_are_checked_by_name(void **state)
+{
+    struct tensor_view views[] = {{.name = "codes", .dtype = FILE_I8, .ndim = 2, .shape = {4, 4}},
+        {.name = "half", .dtype = FILE_F4, .ndim = 2, .shape = {4, 4}},
+        {.name = "scale", .dtype = FILE_BF16, .ndim = 3, .shape = {1, 1, 1}},
+        {.name = "two", .dtype = FILE_F32, .ndim = 1, .shape = {2}}};
+    struct weight_source *src;
+    enum file_dtype stored;
+    struct source_tensor t;
+    struct temp_dir dir;
+    float one;
+    char x[16];
+
+    (void)state;
+    temp_dir_make(&dir);
+    write_file(&dir, views, 4);
+    src = open_file(&dir);
+    assert_int_equal(source_check_stored(src, "codes", FILE_TYPE(FILE_I8) | FILE_TYPE(FILE_U8), 4,
+                                         4, &stored), STATUS_OK);
+    assert_int_equal(stored, FILE_I8);
+    assert_int_equal(source_check_stored(src, "codes", FILE_TYPE(FILE_U8) | FILE_TYPE(FILE_F8_E4M3),
+                                         4, 4, &stored), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "codes is stored as I8, it must be U8 or F8_E4M3"));
+    assert_int_equal(source_read_raw(src, "half", 0, 1, 0, 4, x), STATUS_INTERNAL);
+    assert_true(source_find(src, "scale", &t));
+    assert_int_equal(t.view.ndim, 3);
+    assert_false(source_find(src, "scales", &t));
+    assert_int_equal(source_read_scalar(src, "scale", &one), STATUS_OK);
+    assert_int_equal(source_read_scalar(src, "two", &one), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "two has shape [2], it must have one element"));
+    assert_int_equal(source_read_scalar(src, "codes", &one), STATUS_INVALID);
+    source_close(src);
+    temp_dir_remove(&dir);
+}
+
+/* Bytes of files that are mapped and in this process's memory; 0 where the system does not tell. */
+static long file_pages(void)
+{
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[128];
+    long kib = 0;
+
+    while (f != NULL && fgets(line, sizeof(line), f) != NULL)
+        if (sscanf(line, "RssFile: %ld kB", &kib) == 1)
+            break;
+    if (f != NULL)
+        fclose(f);
+    return kib * 1024;
+}
+
+static void what_was_read_does_not_stay_in_memory(void **state)
+{
+    struct tensor_view views[] = {
+        {.name = "big", .dtype = FILE_I32, .ndim = 2, .shape = {BIG_ROWS, BIG_COLS}}};
+    char *block = malloc((size_t)BIG_ROWS * STRIPE * 4);
+    struct weight_source *src;
+    struct temp_dir dir;
+    long before, most = 0;
+
+    (void)state;
+    temp_dir_make(&dir);
+    write_file(&dir, views, 1); /* 64 MiB */
+    src = open_file(&dir);
+    before = file_pages();
+    for (uint64_t row = 0; row < BIG_ROWS; row += STRIPE) {
+        assert_int_equal(source_read_raw(src, "big", row, STRIPE, 0, BIG_COLS, block), STATUS_OK);
+        most = file_pages() > most ? file_pages() : most;
+    }
+    for (uint64_t col = 0; col < BIG_COLS; col += BIG_COLS / 4) {
+        assert_int_equal(source_read_raw(src, "big", 0, BIG_ROWS, col, STRIPE, block), STATUS_OK);
+        most = file_pages() > most ? file_pages() : most;
+    }
+    assert_true(most - before < RSS_MOST);
+    source_close(src);
+    free(block);
+    temp_dir_remove(&dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(raw_slices_are_the_bytes_of_the_file),
+        cmocka_unit_test(stored_types_are_checked_by_name),
+        cmocka_unit_test(what_was_read_does_not_stay_in_memory),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,228 @@
+/* raw_client.c - plain blocking sockets with a timeout: slow, and easy to trust. */
+#include "tests/e2e/raw_client.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { PATIENCE_S = 30, ROOM_STEP = 1 << 16, FAMILY = 32 };
+
+static int try_connect(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    assert_true(fd >= 0);
+    strcpy(address.sun_path, path);
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+void raw_server_start(struct raw_server *s, const char *const more[])
+{
+    const char *words[COMMAND_ARGS] = {"serve", "--socket", s->path};
+    static int number;
+    int fd = -1;
+
+    snprintf(s->path, sizeof(s->path), "%s/quern-raw-%d-%d.socket",
+        getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp", (int)getpid(), number++);
+    for (int i = 0; more != NULL && more[i] != NULL; i++)
+        words[3 + i] = more[i];
+    child_start(&s->command, NULL, words, NULL);
+    for (int i = 0; i < 2000 && (fd = try_connect(s->path)) < 0; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    assert_true(fd >= 0);
+    close(fd);
+}
+
+void raw_server_stop(struct raw_server *s, const char *said)
+{
+    kill(s->command.pid, SIGTERM);
+    assert_int_equal(child_finish(&s->command, 10000), 0);
+    assert_string_equal(s->command.err, said);
+    assert_int_not_equal(access(s->path, F_OK), 0);
+    child_free(&s->command);
+}
+
+static bool has_name(pid_t pid, const char *name)
+{
+    char path[64], line[32] = "";
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+    f = fopen(path, "re");
+    if (f == NULL)
+        return false;
+    if (fgets(line, sizeof(line), f) != NULL)
+        line[strcspn(line, "\n")] = '\0';
+    fclose(f);
+    return strcmp(line, name) == 0;
+}
+
+pid_t raw_server_member(const struct raw_server *s, const char *name)
+{
+    pid_t pids[FAMILY];
+    int n = child_family(s->command.pid, pids, FAMILY);
+
+    for (int i = 0; i < n; i++)
+        if (has_name(pids[i], name))
+            return pids[i];
+    fail_msg("the server has no process %s", name);
+    return 0;
+}
+
+void raw_connect(struct raw_client *c, const struct raw_server *s)
+{
+    const struct timeval patience = {.tv_sec = PATIENCE_S};
+
+    *c = (struct raw_client){.fd = try_connect(s->path)};
+    assert_true(c->fd >= 0);
+    setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+}
+
+void raw_close(struct raw_client *c)
+{
+    close(c->fd);
+    free(c->mem);
+    *c = (struct raw_client){.fd = -1};
+}
+
+bool raw_send(struct raw_client *c, const void *bytes, size_t n)
+{
+    const char *at = bytes;
+
+    while (n > 0) {
+        ssize_t sent = send(c->fd, at, n, MSG_NOSIGNAL);
+
+        if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            fail_msg("the server took nothing for %d s", PATIENCE_S);
+        if (sent < 0)
+            return false;
+        at += sent;
+        n -= (size_t)sent;
+    }
+    return true;
+}
+
+bool raw_send_frame(struct raw_client *c, unsigned type, uint64_t id, const void *payload, size_t n)
+{
+    struct frame_header h = {.bytes = (uint32_t)n, .type = (uint16_t)type, .id = id};
+
+    return raw_send(c, &h, sizeof(h)) && raw_send(c, payload, n);
+}
+
+struct frame_submit raw_params(uint32_t kind, uint32_t max_tokens)
+{
+    return (struct frame_submit){.kind = kind, .max_tokens = max_tokens, .top_k = -1, .top_p = -1,
+        .min_p = -1, .temperature = 0};
+}
+
+bool raw_submit(struct raw_client *c, uint64_t id, struct frame_submit params, const void *data,
+    size_t n)
+{
+    struct frame_header h = {.bytes = (uint32_t)(sizeof(params) + n), .type = FRAME_SUBMIT, .id = id};
+
+    return raw_send(c, &h, sizeof(h)) && raw_send(c, &params, sizeof(params)) &&
+           raw_send(c, data, n);
+}
+
+/* At least n bytes are there; false at the end. */
+static bool gather(struct raw_client *c, size_t n)
+{
+    while (c->n < n) {
+        ssize_t got;
+
+        if (c->room - c->n < ROOM_STEP) {
+            c->mem = realloc(c->mem, c->room += ROOM_STEP + n);
+            assert_non_null(c->mem);
+        }
+        got = recv(c->fd, c->mem + c->n, c->room - c->n, 0);
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            fail_msg("the server said nothing for %d s", PATIENCE_S);
+        if (got <= 0)
+            return false;
+        c->n += (size_t)got;
+    }
+    return true;
+}
+
+bool raw_next(struct raw_client *c, struct raw_frame *f)
+{
+    size_t n = sizeof(f->header);
+
+    if (!gather(c, n))
+        return false;
+    memcpy(&f->header, c->mem, n);
+    assert_true(f->header.bytes <= FRAME_MAX_BYTES);
+    if (!gather(c, n + f->header.bytes))
+        return false;
+    f->payload = calloc(1, f->header.bytes + 1);
+    assert_non_null(f->payload);
+    memcpy(f->payload, c->mem + n, f->header.bytes);
+    n += f->header.bytes;
+    memmove(c->mem, c->mem + n, c->n - n);
+    c->n -= n;
+    return true;
+}
+
+/* The text of a TOKENS frame behind what is there; its numbers add up. */
+static void add_text(char **text, const struct raw_frame *f)
+{
+    struct frame_tokens t;
+    size_t had = strlen(*text);
+
+    assert_true(f->header.bytes >= sizeof(t));
+    memcpy(&t, f->payload, sizeof(t));
+    assert_int_equal(f->header.bytes, sizeof(t) + t.n_ids * sizeof(int32_t) + t.text_bytes);
+    *text = realloc(*text, had + t.text_bytes + 1);
+    assert_non_null(*text);
+    memcpy(*text + had, f->payload + f->header.bytes - t.text_bytes, t.text_bytes);
+    (*text)[had + t.text_bytes] = '\0';
+}
+
+unsigned raw_answer(struct raw_client *c, uint64_t id, char **text)
+{
+    struct raw_frame f;
+
+    *text = calloc(1, 1);
+    for (;;) {
+        if (!raw_next(c, &f))
+            fail_msg("the connection ended before request %llu did", (unsigned long long)id);
+        if (f.header.id == id && f.header.type == FRAME_TOKENS)
+            add_text(text, &f);
+        if (f.header.id == id && f.header.type == FRAME_ERROR) {
+            free(*text);
+            *text = (char *)f.payload;
+            return FRAME_ERROR;
+        }
+        free(f.payload);
+        if (f.header.id == id && f.header.type == FRAME_DONE)
+            return FRAME_DONE;
+    }
+}
+
+void raw_assert_well(const struct raw_server *s)
+{
+    struct raw_client c;
+    char *text;
+
+    raw_connect(&c, s);
+    assert_true(raw_submit(&c, 1, raw_params(SUBMIT_TEXT, 12), "Once upon a time", 16));
+    assert_int_equal(raw_answer(&c, 1, &text), FRAME_DONE);
+    assert_string_equal(text, ", there was a little girl named Lily who loved to play");
+    free(text);
+    raw_close(&c);
+}

@@ -1,0 +1,61 @@
+/* raw_client.h - a client that speaks the socket protocol by hand, well or badly.
+ *
+ * Nothing is hidden: what is sent is what the test wrote, and every frame that
+ * comes is looked at. Waits have a deadline; one that passes fails the test. */
+#ifndef TESTS_E2E_RAW_CLIENT_H
+#define TESTS_E2E_RAW_CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "msg/frame.h"
+#include "tests/e2e/command.h"
+
+struct raw_server {
+    struct command command;
+    char path[256]; /* of the socket */
+};
+
+/* Starts `quern serve --socket`, with more words (NULL-terminated), and waits for its socket. */
+void raw_server_start(struct raw_server *s, const char *const more[]);
+/* SIGTERM; fails unless it ends in good order, has said `said` and leaves no socket. */
+void raw_server_stop(struct raw_server *s, const char *said);
+
+/* The server's process of that name; fails when there is none. */
+pid_t raw_server_member(const struct raw_server *s, const char *name);
+
+struct raw_client {
+    int fd;
+    unsigned char *mem; /* bytes that came and were not taken */
+    size_t n, room;
+};
+
+struct raw_frame {
+    struct frame_header header;
+    unsigned char *payload; /* malloc'ed, one NUL behind it */
+};
+
+void raw_connect(struct raw_client *c, const struct raw_server *s);
+void raw_close(struct raw_client *c);
+
+/* Sends all of it; false when the other end is gone. */
+bool raw_send(struct raw_client *c, const void *bytes, size_t n);
+bool raw_send_frame(struct raw_client *c, unsigned type, uint64_t id, const void *payload, size_t n);
+
+/* Greedy, max_tokens, of text or ids; change what the test is about. */
+struct frame_submit raw_params(uint32_t kind, uint32_t max_tokens);
+bool raw_submit(struct raw_client *c, uint64_t id, struct frame_submit params, const void *data,
+    size_t n);
+
+/* The next frame, within 30 s; false at the connection's end. free() its payload. */
+bool raw_next(struct raw_client *c, struct raw_frame *f);
+
+/* Reads until the last frame of request `id`: its DONE, or its ERROR. The text of its TOKENS,
+ * or the error line, is malloc'ed in *text. Returns the type; fails at the connection's end. */
+unsigned raw_answer(struct raw_client *c, uint64_t id, char **text);
+
+/* A prompt gets the answer that it should: the server is well. */
+void raw_assert_well(const struct raw_server *s);
+
+#endif

@@ -1,0 +1,133 @@
+/* reference.c - runs quern logits on a reference checkpoint and compares. */
+#include "tests/e2e/reference.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checkpoint/safetensors.h"
+#include "tests/e2e/command.h"
+
+enum { MOST_IDS = 256, MOST_BYTES = 64 << 20 };
+
+struct reference {
+    struct safetensors *file;
+    struct tensor_view logits;
+    char dir[4096], ids[8 * MOST_IDS], last[16];
+};
+
+static struct tensor_view view_of(const struct safetensors *file, const char *name)
+{
+    const struct tensor_view *found = safetensors_find(file, name);
+
+    assert_non_null(found);
+    return *found;
+}
+
+static void open_reference(struct reference *r, const char *dir)
+{
+    char path[4200];
+    struct tensor_view ids;
+    size_t at = 0;
+    uint64_t n;
+
+    test_file(r->dir, dir);
+    snprintf(path, sizeof(path), "%s/reference.safetensors", r->dir);
+    assert_int_equal(safetensors_open(path, &r->file), STATUS_OK);
+    ids = view_of(r->file, "ids");
+    r->logits = view_of(r->file, "logits");
+    n = ids.shape[0];
+    assert_in_range(n, 1, MOST_IDS);
+    for (uint64_t i = 0; i < n; i++) {
+        int32_t id;
+
+        memcpy(&id, (const char *)ids.data + 4 * i, 4);
+        at += (size_t)snprintf(r->ids + at, sizeof(r->ids) - at, "%s%d", i > 0 ? "," : "", id);
+    }
+    snprintf(r->last, sizeof(r->last), "%d", (int)n);
+}
+
+static void output_path(char path[256])
+{
+    snprintf(path, 256, "%s/quern-logits-%d.safetensors",
+        getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp", (int)getpid());
+}
+
+static void run_logits(const struct reference *r, const struct way *way, const char *output)
+{
+    const char *words[COMMAND_ARGS] = {"logits", "-m", r->dir, "--ids", r->ids, "--last", r->last,
+        "-o", output};
+    char isa[64];
+    const char *env[] = {isa, NULL};
+    struct command c;
+    int n = 9;
+
+    for (int i = 0; way->words[i] != NULL; i++)
+        words[n++] = way->words[i];
+    snprintf(isa, sizeof(isa), "QUERN_CPU_ISA=%s", way->isa != NULL ? way->isa : "");
+    if (child_run(&c, env, words) != 0)
+        fail_msg("quern logits on %s: %s", r->dir, c.err);
+    child_free(&c);
+}
+
+static double relative_error(const struct tensor_view *got, const struct tensor_view *want)
+{
+    double d = 0, norm = 0;
+
+    assert_int_equal(got->bytes, want->bytes);
+    for (uint64_t i = 0; i < want->bytes / 4; i++) {
+        float g, w;
+
+        memcpy(&g, (const char *)got->data + 4 * i, 4);
+        memcpy(&w, (const char *)want->data + 4 * i, 4);
+        d += ((double)g - w) * ((double)g - w);
+        norm += (double)w * w;
+    }
+    return sqrt(d / norm);
+}
+
+double reference_error(const char *dir, const struct way *way)
+{
+    char output[256];
+    struct safetensors *file;
+    struct tensor_view got;
+    struct reference r;
+    double error;
+
+    output_path(output);
+    open_reference(&r, dir);
+    run_logits(&r, way, output);
+    assert_int_equal(safetensors_open(output, &file), STATUS_OK);
+    got = view_of(file, "logits");
+    error = relative_error(&got, &r.logits);
+    safetensors_close(file);
+    safetensors_close(r.file);
+    unlink(output);
+    return error;
+}
+
+char *reference_bytes(const char *dir, const struct way *way, unsigned long *bytes)
+{
+    char output[256], *mem = malloc(MOST_BYTES);
+    struct reference r;
+    FILE *f;
+
+    output_path(output);
+    open_reference(&r, dir);
+    run_logits(&r, way, output);
+    f = fopen(output, "rb");
+    assert_non_null(f);
+    assert_non_null(mem);
+    *bytes = fread(mem, 1, MOST_BYTES, f);
+    fclose(f);
+    unlink(output);
+    safetensors_close(r.file);
+    return mem;
+}

@@ -1,0 +1,21 @@
+/* reference.h - a checkpoint with its reference.safetensors (ids and float32 logits), and how far
+ * quern logits is from it. */
+#ifndef TESTS_E2E_REFERENCE_H
+#define TESTS_E2E_REFERENCE_H
+
+enum { REFERENCE_WORDS = 16 };
+
+/* What to add to the command, and under which ISA (NULL: the best). */
+struct way {
+    const char *isa;
+    const char *words[REFERENCE_WORDS];
+};
+
+/* ||got - want|| / ||want|| over the whole tensor of tests/DIR; fails the test when the command
+ * does. */
+double reference_error(const char *dir, const struct way *way);
+
+/* The output file of quern logits on that checkpoint, malloc'ed. */
+char *reference_bytes(const char *dir, const struct way *way, unsigned long *bytes);
+
+#endif

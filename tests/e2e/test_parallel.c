@@ -1,0 +1,149 @@
+/* test_parallel.c - the golden stories under every plan, at every number of ranks. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/e2e/command.h"
+#include "tests/e2e/golden.h"
+
+static struct golden stories[GOLDEN_MOST];
+static int n_stories;
+
+static int read_golden(void **state)
+{
+    (void)state;
+    n_stories = golden_read(stories);
+    return n_stories == 4 ? 0 : -1;
+}
+
+/* All stories with these words in the command, at tp 1 to 4. */
+static void tell(const char *const extra[])
+{
+    static const char *const tps[] = {"1", "2", "3", "4"};
+
+    for (int t = 0; t < 4; t++)
+        for (int i = 0; i < n_stories; i++) {
+            const char *words[COMMAND_ARGS] = {"run", "--greedy", "-n", "64", "--compute", "f32",
+                "--kv-dtype", "f32", "--threads", "1", "--print-ids", "--tp", tps[t],
+                stories[i].text};
+            struct command c;
+            int n = 14;
+
+            for (int k = 0; extra[k] != NULL; k++)
+                words[n++] = extra[k];
+            child_run(&c, NULL, words);
+            c.out[strcspn(c.out, "\n")] = '\0';
+            if (c.status != 0 || strcmp(c.out, stories[i].greedy) != 0)
+                fail_msg("\"%s\" at tp %s with %s %s: status %d, got %s, want %s; it said %s",
+                    stories[i].text, tps[t], extra[0] ? extra[0] : "auto", extra[0] ? extra[1] : "",
+                    c.status, c.out, stories[i].greedy, c.err);
+            child_free(&c);
+        }
+}
+
+static void tell_plan(const char *name)
+{
+    char path[4096];
+
+    tell((const char *[]){"--tp-plan", test_file(path, name), NULL});
+}
+
+static void stories_hold_at_tp_3(void **state)
+{
+    (void)state;
+    tell((const char *[]){NULL});
+}
+
+static void stories_hold_under_sequence_parallel(void **state)
+{
+    (void)state;
+    tell_plan("e2e/plans/sequence.json");
+}
+
+static void stories_hold_with_gathered_heads_and_split_inputs(void **state)
+{
+    (void)state;
+    tell_plan("e2e/plans/gathered.json");
+}
+
+static void stories_hold_where_most_is_replicated(void **state)
+{
+    (void)state;
+    tell_plan("e2e/plans/local.json");
+}
+
+static void stories_hold_with_every_algorithm(void **state)
+{
+    static const char *const names[] = {"shm_oneshot", "shm_twoshot"};
+
+    (void)state;
+    for (int a = 0; a < 2; a++) {
+        char force[64];
+        const char *env[] = {force, NULL};
+        const char *words[] = {"run", "--greedy", "-n", "64", "--compute", "f32", "--kv-dtype", "f32",
+            "--print-ids", "--tp", "3", "--threads", "1", stories[0].text, NULL};
+        struct command c;
+
+        snprintf(force, sizeof(force), "QUERN_COLL=%s", names[a]);
+        assert_int_equal(child_run(&c, env, words), 0);
+        c.out[strcspn(c.out, "\n")] = '\0';
+        assert_string_equal(c.out, stories[0].greedy);
+        child_free(&c);
+    }
+}
+
+static char plan_path[256];
+
+static void refuses(const char *json, const char *line)
+{
+    const char *words[] = {"run", "-n", "1", "--tp", "2", "--tp-plan", plan_path, "x", NULL};
+    struct command c;
+    FILE *f = fopen(plan_path, "w");
+
+    assert_non_null(f);
+    fputs(json, f);
+    fclose(f);
+    child_run(&c, NULL, words);
+    if (c.status != 1 || strstr(c.err, line) == NULL || strchr(c.err, '\n')[1] != '\0')
+        fail_msg("plan %s: status %d, it said %s; wanted one line with \"%s\"", json, c.status, c.err,
+            line);
+    child_free(&c);
+    unlink(plan_path);
+}
+
+static void plans_that_cannot_be_are_refused_by_line(void **state)
+{
+    (void)state;
+    snprintf(plan_path, sizeof(plan_path), "%s/quern-plan-%d.json",
+        getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp", (int)getpid());
+    refuses("{\n\"layers.*.mlp.gat_proj\": \"colwise\"\n}", ":2: ");
+    refuses("{\n\n\"layers.*.mlp.gate_proj\": \"colwize\"\n}", ":3: ");
+    /* sharded outputs into a whole input */
+    refuses("{\n\"layers.*.mlp.gate_proj\": \"colwise\",\n\"layers.*.mlp.up_proj\": \"colwise\"\n}",
+        "line 2");
+    /* a whole input into one that must be cut */
+    refuses("{\n\"layers.*.mlp.down_proj\": \"rowwise\"\n}", "line 2");
+    /* two halves of one product */
+    refuses("{\n\"layers.*.mlp.gate_proj\": \"colwise\"\n}", "line 2");
+    refuses("{\n\"layers.*.mlp.experts\": \"moe_tp_experts\"\n}", ":2: ");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(stories_hold_at_tp_3),
+        cmocka_unit_test(stories_hold_under_sequence_parallel),
+        cmocka_unit_test(stories_hold_with_gathered_heads_and_split_inputs),
+        cmocka_unit_test(stories_hold_where_most_is_replicated),
+        cmocka_unit_test(stories_hold_with_every_algorithm),
+        cmocka_unit_test(plans_that_cannot_be_are_refused_by_line),
+    };
+
+    return cmocka_run_group_tests(tests, read_golden, NULL);
+}

@@ -1,0 +1,110 @@
+/* fake_source.c - see fake_source.h. Nothing is stored, so nothing can be out of step. */
+#include "tests/layers/fake_source.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct fake_source *fake(const struct weight_source *src)
+{
+    return (const struct fake_source *)src;
+}
+
+static const struct fake_tensor *look_up(const struct fake_source *f, const char *name)
+{
+    for (int i = 0; i < f->n; i++)
+        if (strcmp(f->tensors[i].name, name) == 0)
+            return &f->tensors[i];
+    return NULL;
+}
+
+static bool find(const struct weight_source *src, const char *name, struct source_tensor *out)
+{
+    const struct fake_source *f = fake(src);
+    const struct fake_tensor *t = look_up(f, name);
+
+    if (t == NULL || (f->missing != NULL && strcmp(name, f->missing) == 0))
+        return false;
+    *out = (struct source_tensor){.file = "fake", .view = {.name = t->name, .dtype = t->type,
+        .ndim = t->cols ? 2 : 1, .shape = {t->rows, t->cols},
+        .bytes = t->rows * (t->cols ? t->cols : 1) * file_dtype_bits(t->type) / 8}};
+    return true;
+}
+
+static float at(const struct fake_source *f, const struct fake_tensor *t, uint64_t i)
+{
+    uint64_t cols = t->cols ? t->cols : 1;
+
+    return f->element(f, t, i / cols, i % cols);
+}
+
+static void read_values(const struct weight_source *src, const struct source_tensor *t,
+    uint64_t first, uint64_t n, enum dtype as, void *dst)
+{
+    const struct fake_tensor *tensor = look_up(fake(src), t->view.name);
+
+    for (uint64_t i = 0; i < n; i++) {
+        float x = at(fake(src), tensor, first + i);
+
+        if (as == DTYPE_F32)
+            ((float *)dst)[i] = x;
+        else
+            ((uint16_t *)dst)[i] = f32_to_bf16(x);
+    }
+}
+
+/* One-byte tensors: what the layers' tests need of integers. */
+static void copy(const struct weight_source *src, const struct source_tensor *t, uint64_t first,
+    uint64_t n, void *dst)
+{
+    const struct fake_tensor *tensor = look_up(fake(src), t->view.name);
+
+    assert_int_equal(file_dtype_bits(tensor->type), 8);
+    for (uint64_t i = 0; i < n; i++)
+        ((int8_t *)dst)[i] = (int8_t)at(fake(src), tensor, first + i);
+}
+
+static void close_nothing(struct weight_source *src)
+{
+    (void)src;
+}
+
+static const struct source_ops ops = {
+    .find = find, .read = read_values, .copy = copy, .close = close_nothing};
+
+static float by_position(const struct fake_source *f, const struct fake_tensor *t, uint64_t row,
+    uint64_t col)
+{
+    return (float)((uint64_t)(t - f->tensors) * 100000 + row * 300 + col);
+}
+
+void fake_source_open(struct fake_source *f)
+{
+    *f = (struct fake_source){.source = {.ops = &ops, .model = "fake"}, .element = by_position};
+}
+
+void fake_source_add(struct fake_source *f, enum file_dtype type, uint64_t rows, uint64_t cols,
+    const char *format, ...)
+{
+    struct fake_tensor *t = &f->tensors[f->n];
+    va_list args;
+
+    assert_true(f->n < FAKE_TENSORS);
+    *t = (struct fake_tensor){.rows = rows, .cols = cols, .type = type};
+    va_start(args, format);
+    vsnprintf(t->name, sizeof(t->name), format, args);
+    va_end(args);
+    f->n++;
+}
+
+float fake_source_element(const struct fake_source *f, const char *name, uint64_t row, uint64_t col)
+{
+    const struct fake_tensor *t = look_up(f, name);
+
+    if (t == NULL)
+        fail_msg("no tensor %s", name);
+    return f->element(f, t, row, col);
+}

@@ -1,0 +1,209 @@
+/* test_slices.c - what each rank loads of a model, compared with what the checkpoint has; and that
+ * every plan in the tree makes a program that its checks accept. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "quern/log.h"
+#include "tests/layers/layer_model.h"
+
+#define LAYER "model.layers.1."
+
+static void must_build(enum status s)
+{
+    if (s != STATUS_OK)
+        fail_msg("%s", log_last_error());
+}
+
+static const struct weight *weight_of(const struct layer_model *m, const char *name)
+{
+    const struct op *op = find_weight(&m->program, name);
+
+    if (op == NULL)
+        fail_msg("no operation has weight %s", name);
+    return op->weight;
+}
+
+/* Rows x columns of `name`, as they lie in `got`. */
+static void check_rows(const struct layer_model *m, const float *got, const char *name,
+    struct range rows, struct range cols)
+{
+    for (uint32_t r = 0; r < rows.count; r++)
+        for (uint32_t c = 0; c < cols.count; c++)
+            assert_true(got[(size_t)r * cols.count + c] ==
+                fake_source_element(&m->source, name, rows.first + r, cols.first + c));
+}
+
+static struct range times(struct range r, uint32_t n)
+{
+    return (struct range){.first = r.first * n, .count = r.count * n};
+}
+
+static const struct range whole = {.count = HIDDEN}, one = {.count = 1};
+
+static void check_qkv(const struct layer_model *m, int rank, int size)
+{
+    const struct weight *w = weight_of(m, LAYER "self_attn.q_proj+" LAYER "self_attn.k_proj+"
+        LAYER "self_attn.v_proj");
+    struct head_shard own = shard_heads(HEADS, KV_HEADS, rank, size);
+    struct range q = times(own.q, HEAD_DIM), kv = times(own.kv, HEAD_DIM);
+    const float *k = (const float *)w->data + (size_t)q.count * HIDDEN;
+
+    assert_int_equal(w->n, q.count + 2 * kv.count);
+    check_rows(m, w->data, LAYER "self_attn.q_proj.weight", q, whole);
+    check_rows(m, k, LAYER "self_attn.k_proj.weight", kv, whole);
+    check_rows(m, k + (size_t)kv.count * HIDDEN, LAYER "self_attn.v_proj.weight", kv, whole);
+    check_rows(m, w->bias, LAYER "self_attn.q_proj.bias", q, one);
+    check_rows(m, w->bias + q.count, LAYER "self_attn.k_proj.bias", kv, one);
+    check_rows(m, w->bias + q.count + kv.count, LAYER "self_attn.v_proj.bias", kv, one);
+    w = weight_of(m, LAYER "self_attn.o_proj");
+    assert_int_equal(w->n, HIDDEN);
+    assert_int_equal(w->k, q.count);
+    check_rows(m, w->data, LAYER "self_attn.o_proj.weight", whole, q);
+}
+
+static void check_o_bias(const struct layer_model *m, int size)
+{
+    const struct weight *o = weight_of(m, LAYER "self_attn.o_proj");
+    const float *bias = o->bias;
+
+    if (size > 1) {
+        assert_null(o->bias);
+        bias = weight_of(m, LAYER "self_attn.o_proj.bias")->data;
+    }
+    check_rows(m, bias, LAYER "self_attn.o_proj.bias", whole, one);
+}
+
+static void check_mlp(const struct layer_model *m, struct range inner)
+{
+    const struct weight *w = weight_of(m, LAYER "mlp.gate_proj+" LAYER "mlp.up_proj");
+
+    check_rows(m, w->data, LAYER "mlp.gate_proj.weight", inner, whole);
+    check_rows(m, (const float *)w->data + (size_t)inner.count * HIDDEN, LAYER "mlp.up_proj.weight",
+        inner, whole);
+    w = weight_of(m, LAYER "mlp.down_proj");
+    assert_int_equal(w->k, inner.count);
+    check_rows(m, w->data, LAYER "mlp.down_proj.weight", whole, inner);
+}
+
+static void each_rank_loads_its_own_part(void **state)
+{
+    const struct layer_options o = {.bias = true, .inner = 40};
+
+    (void)state;
+    for (int size = 1; size <= 4; size++)
+        for (int rank = 0; rank < size; rank++) {
+            struct layer_model m;
+
+            must_build(layer_model_build(&m, &o, rank, size));
+            assert_int_equal(layer_model_held, 0); /* nothing is taken before it is known */
+            assert_int_equal(builder_load(&m.b), STATUS_OK);
+            assert_int_equal(layer_model_held, m.b.weight_bytes);
+            assert_true(m.progressed > 0 && m.progressed <= m.b.weight_bytes);
+            check_rows(&m, weight_of(&m, "model.embed_tokens")->data, "model.embed_tokens.weight",
+                shard_range(VOCAB, 16, rank, size), whole);
+            check_qkv(&m, rank, size);
+            check_o_bias(&m, size);
+            check_mlp(&m, shard_range(40, 16, rank, size));
+            check_rows(&m, weight_of(&m, "model.norm.weight")->data, "model.norm.weight", whole,
+                one);
+            layer_model_end(&m);
+            assert_int_equal(layer_model_held, 0);
+        }
+}
+
+/* Shards of all ranks together are the model: replicated KV heads and vectors aside. */
+static void shards_add_up(void **state)
+{
+    const struct layer_options o = {.untied = true};
+    size_t alone;
+    struct layer_model m;
+
+    (void)state;
+    must_build(layer_model_build(&m, &o, 0, 1));
+    alone = m.b.weight_bytes;
+    layer_model_end(&m);
+    for (int size = 2; size <= 4; size++) {
+        const size_t vectors = LAYERS * (2 * HIDDEN + 2 * HEAD_DIM) + HIDDEN;
+        size_t sum = 0, kv = 0;
+
+        for (int rank = 0; rank < size; rank++) {
+            must_build(layer_model_build(&m, &o, rank, size));
+            sum += m.b.weight_bytes;
+            kv += shard_heads(HEADS, KV_HEADS, rank, size).kv.count;
+            layer_model_end(&m);
+        }
+        assert_int_equal(sum, alone + ((size_t)size - 1) * vectors * sizeof(float) +
+            (kv - KV_HEADS) * 2 * LAYERS * HEAD_DIM * HIDDEN * sizeof(float));
+    }
+}
+
+static void built_and_never_loaded_leaves_nothing(void **state)
+{
+    const struct layer_options o = {0};
+    struct layer_model m;
+
+    (void)state;
+    must_build(layer_model_build(&m, &o, 1, 2));
+    layer_model_end(&m);
+    layer_model_end(&m);
+    assert_int_equal(layer_model_held, 0);
+}
+
+static void build_everywhere(const char *plan)
+{
+    for (int variant = 0; variant < 4; variant++)
+        for (int size = 1; size <= 4; size++)
+            for (int rank = 0; rank < size; rank++) {
+                const struct layer_options o = {.plan = plan, .bias = variant & 1,
+                    .untied = variant & 2, .inner = variant & 1 ? 72 : 40};
+                struct layer_model m;
+
+                if (layer_model_build(&m, &o, rank, size) != STATUS_OK)
+                    fail_msg("%s, rank %d of %d: %s", plan, rank, size, log_last_error());
+                layer_model_end(&m);
+            }
+}
+
+static void every_plan_in_the_tree_makes_a_program(void **state)
+{
+    const char *data = getenv("QUERN_TEST_DATA");
+    struct dirent *entry;
+    char path[512];
+    int plans = 0;
+    DIR *dir;
+
+    (void)state;
+    build_everywhere("auto");
+    snprintf(path, sizeof(path), "%s/e2e/plans", data != NULL ? data : "tests");
+    dir = opendir(path);
+    assert_non_null(dir);
+    while ((entry = readdir(dir)) != NULL) {
+        if (strstr(entry->d_name, ".json") == NULL)
+            continue;
+        snprintf(path, sizeof(path), "%s/e2e/plans/%.200s", data != NULL ? data : "tests",
+            entry->d_name);
+        build_everywhere(path);
+        plans++;
+    }
+    closedir(dir);
+    print_message("# %d plans\n", plans);
+    assert_true(plans >= 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_rank_loads_its_own_part),
+        cmocka_unit_test(shards_add_up),
+        cmocka_unit_test(built_and_never_loaded_leaves_nothing),
+        cmocka_unit_test(every_plan_in_the_tree_makes_a_program),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
