@@ -292,6 +292,14 @@ const char *checkpoint_file(const struct checkpoint *c, const struct tensor_view
     return p != NULL ? safetensors_name(p->file) : c->dir;
 }
 
+const void *checkpoint_map(const struct checkpoint *c, const struct tensor_view *view,
+                           size_t *bytes)
+{
+    const struct placed *p = find(c, view->name);
+
+    return p != NULL ? safetensors_map(p->file, bytes) : NULL;
+}
+
 const char *checkpoint_dir(const struct checkpoint *c)
 {
     return c->dir;

@@ -32,6 +32,10 @@ const struct tensor_view *checkpoint_at(const struct checkpoint *c, size_t i);
 /* The name of the file that a view of this checkpoint lies in. */
 const char *checkpoint_file(const struct checkpoint *c, const struct tensor_view *view);
 
+/* The mapping of that file, *bytes long: safetensors_map(); NULL for a view of another one. */
+const void *checkpoint_map(const struct checkpoint *c, const struct tensor_view *view,
+                           size_t *bytes);
+
 /* The directory, as given. */
 const char *checkpoint_dir(const struct checkpoint *c);
 

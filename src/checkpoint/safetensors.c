@@ -192,6 +192,12 @@ const struct tensor_view *safetensors_at(const struct safetensors *st, size_t i)
     return &st->table.views[i];
 }
 
+const void *safetensors_map(const struct safetensors *st, size_t *bytes)
+{
+    *bytes = st->map_bytes;
+    return st->map;
+}
+
 const char *safetensors_name(const struct safetensors *st)
 {
     return st->name;

@@ -62,6 +62,9 @@ const struct tensor_view *safetensors_find(const struct safetensors *st, const c
 size_t safetensors_count(const struct safetensors *st);
 const struct tensor_view *safetensors_at(const struct safetensors *st, size_t i);
 
+/* The whole file as it is mapped: the pages that hold its views, and *bytes of them. */
+const void *safetensors_map(const struct safetensors *st, size_t *bytes);
+
 /* The file's name without its folder. */
 const char *safetensors_name(const struct safetensors *st);
 

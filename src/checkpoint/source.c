@@ -22,7 +22,7 @@
 enum { READ_AHEAD_BYTES = 1 << 18 };
 
 /* Pages are given back each time this much of a tensor has gone by. */
-enum { FORGET_BYTES = 4 << 20 };
+enum { FORGET_BYTES = 4 << 20, FAULT_AROUND = 2 << 20 };
 
 static enum status find_tensor(const struct weight_source *src, const char *name,
                                struct source_tensor *t)
@@ -366,17 +366,24 @@ static void checkpoint_source_copy(const struct weight_source *src, const struct
 }
 
 /* Mapped pages count as this process's memory until it lets go of them; they stay in the page
- * cache. The pages of the tensor's ends hold bytes of the same file, so they may go too. */
+ * cache. A fault brings in the pages around it, too, up to a huge page's worth of them, and so
+ * that much more on either side is let go of than was read. */
 static void checkpoint_source_forget(const struct weight_source *src, const struct source_tensor *t,
                                      uint64_t first, uint64_t n)
 {
     uint64_t size = file_dtype_bits(t->view.dtype) / 8;
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t data = (uintptr_t)t->view.data + first * size, begin = data & ~(page - 1);
+    uintptr_t begin = (uintptr_t)t->view.data + first * size, end = begin + n * size;
+    size_t map_bytes = 0;
+    uintptr_t map = (uintptr_t)checkpoint_map(checkpoint_of(src), &t->view, &map_bytes);
 
-    (void)src;
+    if (map == 0)
+        return;
+    begin = begin - map > FAULT_AROUND ? (begin - FAULT_AROUND) & ~(uintptr_t)(FAULT_AROUND - 1)
+                                       : map;
+    begin = begin > map ? begin : map;
+    end = map + map_bytes - end > FAULT_AROUND ? end + FAULT_AROUND : map + map_bytes;
     /* A hint, as above: where it is refused the kernel finds the pages when it needs them. */
-    madvise((void *)begin, data + n * size - begin, MADV_DONTNEED);
+    madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 static void checkpoint_source_close(struct weight_source *src)

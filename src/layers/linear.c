@@ -60,8 +60,8 @@ static void choose_strategy(struct product *p)
 }
 
 /* Parts [first, first + count) as a weight: rows as `map` has them for this rank (NULL: all). */
-static struct weight_slice slice_of(const struct product *p, const struct column_map *map, int first,
-    int count, struct range cols, bool bias, struct weight_part stack[WEIGHT_PARTS])
+static struct weight_slice slice_of(const struct product *p, const struct column_map *map,
+    int first, int count, struct range cols, bool bias, struct weight_part stack[WEIGHT_PARTS])
 {
     for (int i = 0; i < count; i++) {
         const struct linear_part *part = &p->parts[first + i];
@@ -249,8 +249,8 @@ static struct range own_inputs(struct product *p)
     if (b->buffers[p->in].place != PLACE_SHARD || map->n_parts != 1 || map->cols != p->in_cols) {
         char reader[256], writer[256];
 
-        builder_fail(b, "%s is %s and wants its input cut into columns, but %s leaves it whole: use "
-            "rowwise_split_input, or cut both", place_who(b, module, reader), p->strategy->name,
+        builder_fail(b, "%s is %s and wants its input cut into columns, but %s leaves it whole: "
+            "use rowwise_split_input, or cut both", place_who(b, module, reader), p->strategy->name,
             place_who(b, b->buffers[p->in].writer, writer));
         return (struct range){0};
     }

@@ -39,7 +39,8 @@ const char *place_who(const struct builder *b, const char *module, char text[256
 /* An empty map that lives as long as the builder; NULL after a failure. */
 struct column_map *place_map(struct builder *b);
 
-/* What `rank` has of `total`, cut at multiples of `unit`: the strategy's own ranges, or even ones. */
+/* What `rank` has of `total`, cut at multiples of `unit`: the strategy's own range, or an even
+ * one. */
 void place_range(struct builder *b, const struct strategy *strategy, uint32_t total, uint32_t unit,
     int rank, uint32_t *first, uint32_t *count);
 

@@ -113,6 +113,8 @@ static void list_layer(struct module_list *l, int i)
 
     for (size_t k = 0; k < sizeof(linears) / sizeof(linears[0]); k++)
         add_module(l, KIND_LINEAR, "model.layers.%d.%s", i, linears[k]);
+    add_module(l, KIND_MODULE, "model.layers.%d.self_attn", i);
+    add_module(l, KIND_MODULE, "model.layers.%d.mlp", i);
     add_module(l, KIND_HEAD_NORM, "model.layers.%d.self_attn.q_norm", i);
     add_module(l, KIND_HEAD_NORM, "model.layers.%d.self_attn.k_norm", i);
     add_module(l, KIND_NORM, "model.layers.%d.input_layernorm", i);
@@ -122,7 +124,7 @@ static void list_layer(struct module_list *l, int i)
 /* Does the plan say only what this model has? */
 static enum status check_plan(const struct tp_plan *plan, int layers)
 {
-    size_t n = (size_t)layers * 11 + 3;
+    size_t n = (size_t)layers * 13 + 3;
     struct module_list l = {
         .modules = calloc(n, sizeof(*l.modules)), .names = calloc(n, sizeof(*l.names))};
     enum status s;

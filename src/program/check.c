@@ -115,7 +115,7 @@ static enum status check_write(struct walk *w, int i, int place)
         return check_part(w, i, place);
     if (b->written && b->place == PLACE_PARTIAL)
         return refuse(w, i, s->name, "is Partial and overwritten: a reduce is missing before it");
-    if (!b->written && op->kind != OP_AMAX && place != (int)s->place && !is_alone(w->p)) {
+    if (b->covered == 0 && op->kind != OP_AMAX && place != (int)s->place && !is_alone(w->p)) {
         char why[96];
 
         snprintf(why, sizeof(why), "is declared %s, but first written as %s", place_name(s->place),
@@ -174,7 +174,8 @@ static enum status check_op(struct walk *w, int i)
     }
     s = check_write(w, i, rule->result(w, op));
     if (op->kind == OP_REDUCE_ADD_NORM)
-        w->buffers[op->in[1]].written = false; /* it was scratch */
+        w->buffers[op->in[1]].written = false; /* it was scratch; `covered` still tells that it was
+                                                * written before */
     return s;
 }
 

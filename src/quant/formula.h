@@ -23,9 +23,14 @@ float formula_amax(float amax, const float *x, size_t n);
 /* The scale for values up to amax, as `stored` (F32, BF16 or F16) can hold it; never 0. */
 float formula_scale(float amax, float half_range, enum dtype stored);
 
-/* Codes of x / scale, to nearest even, saturated: int8; int4 as 0..15; e4m3 bits. */
+/* Codes of x / scale, to nearest even, saturated: int8; int4 as 0..15; e4m3 bits. A NaN becomes
+ * the lowest whole code, and a NaN of e4m3. */
 uint8_t formula_int8(float x, float scale);
 uint8_t formula_int4(float x, float scale);
 uint8_t formula_fp8(float x, float scale);
+
+/* The same for x [n] with one scale. */
+typedef void formula_codes(uint8_t *codes, const float *x, size_t n, float scale);
+formula_codes formula_int8_codes, formula_int4_codes, formula_fp8_codes;
 
 #endif

@@ -81,22 +81,27 @@ static void scales_from_amax(const struct quant_form *form, const struct quant_b
         b->scale[g * b->stride + r] = formula_scale(sp->amax[g], half_range(form), sp->stored);
 }
 
-static uint8_t code_of(enum weight_format format, float x, float scale)
+static formula_codes *codes_for(enum weight_format format)
 {
     if (format == WEIGHT_FP8)
-        return formula_fp8(x, scale);
-    return format == WEIGHT_INT4 ? formula_int4(x, scale) : formula_int8(x, scale);
+        return formula_fp8_codes;
+    return format == WEIGHT_INT4 ? formula_int4_codes : formula_int8_codes;
 }
 
-/* Codes of the block's row r, whose span is `row`. */
+/* Codes of the block's row r, whose span is `row`: group by group, those within the block. */
 static void codes_of_row(const struct quant_form *form, const struct quant_block *b,
     const struct span *sp, const float *row, uint32_t r)
 {
-    uint32_t skip = b->col - sp->col;
+    formula_codes *codes = codes_for(form->format);
+    uint32_t skip = b->col - sp->col, end = skip + b->cols;
 
-    for (uint32_t k = 0; k < b->cols; k++)
-        b->codes[(size_t)r * b->cols + k] = code_of(form->format, row[skip + k],
-            b->scale[(skip + k) / sp->group * b->stride + r]);
+    for (uint32_t k = skip, next; k < end; k = next) {
+        uint32_t g = k / sp->group;
+
+        next = end - g * sp->group < sp->group ? end : (g + 1) * sp->group;
+        codes(b->codes + (size_t)r * b->cols + (k - skip), row + k, next - k,
+            b->scale[g * b->stride + r]);
+    }
 }
 
 /* Scales that stand for whole blocks of rows: from every row of the block, ours or not. */

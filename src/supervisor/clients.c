@@ -5,12 +5,14 @@
  * let go when too much waits for it. A frame that breaks the protocol ends its
  * connection and nothing else. */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "quern/log.h"
@@ -214,26 +216,44 @@ static void on_accept(struct loop_op *op, int64_t result)
     }
 }
 
-/* A socket file that nobody listens on is left from a killed server: it goes. Only a refusal
- * says so; a server with a full queue (EAGAIN) or of another user (EACCES) is alive. */
+/* A refusal says that nobody does; a server with a full queue (EAGAIN) or of another user (EACCES)
+ * is there. So is one that takes the connection, unless it hangs up without a word: then it has
+ * been killed, and the kernel is about to close its socket. */
+static bool somebody_listens(const struct sockaddr_un *address)
+{
+    const struct timespec nap = {.tv_nsec = 20000000};
+    char byte;
+
+    for (int tries = 0; tries < 50; tries++) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        bool there;
+
+        if (fd < 0 || connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0) {
+            there = fd < 0 || errno != ECONNREFUSED;
+            close(fd);
+            return there;
+        }
+        there = poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 1000) <= 0 ||
+                recv(fd, &byte, 1, 0) > 0;
+        close(fd);
+        if (there)
+            return true;
+        nanosleep(&nap, NULL);
+    }
+    return true;
+}
+
+/* A socket file that nobody listens on is left from a killed server: it goes. */
 static enum status remove_stale(const char *path, const struct sockaddr_un *address)
 {
     struct stat st;
-    bool in_use;
-    int fd;
 
     if (lstat(path, &st) != 0)
         return STATUS_OK;
     if (!S_ISSOCK(st.st_mode))
         return log_fail(STATUS_INVALID, "%s: there is a file that is no socket: choose another path",
             path);
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return log_fail(STATUS_IO, "no socket: %s", strerror(errno));
-    in_use = connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
-             errno != ECONNREFUSED;
-    close(fd);
-    if (in_use)
+    if (somebody_listens(address))
         return log_fail(STATUS_INVALID, "%s: another server listens there: choose another path", path);
     unlink(path);
     return STATUS_OK;

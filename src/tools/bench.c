@@ -13,6 +13,7 @@ static const struct benchmark {
     const char *name, *does;
     int (*run)(int argc, char **argv);
 } benchmarks[] = {
+    {"allreduce", "sums over ranks, by each algorithm", command_bench_allreduce},
     {"ipc", "a message's way through the rings between processes", command_bench_ipc},
 };
 

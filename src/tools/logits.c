@@ -2,12 +2,17 @@
  *
  * No supervisor and no requests: this process is rank 0 itself, starts the
  * other ranks as a supervisor would, and publishes one plan after another,
- * each a chunk of the prompt that wants its tokens' logits. */
+ * each a chunk of the prompt that wants its tokens' logits. A thread watches
+ * the ranks' ends meanwhile: one that is killed sets no abort word itself, and
+ * this one would wait for it in a collective for ever. */
+#include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -42,6 +47,10 @@ struct ranks {
     struct group group;
     int pidfds[GROUP_MAX_RANKS]; /* of ranks 1 .. */
     int n;
+    int quit_fd;   /* eventfd: the watcher shall end */
+    bool watching;
+    pthread_t watcher;
+    int died;      /* the rank that ended first; 0: none. Writer: the watcher, until joined */
 };
 
 /* Standard input's ids are separated by commas, blanks or line ends. */
@@ -94,30 +103,95 @@ static enum status start_ranks(const struct group_config *config, struct ranks *
     return STATUS_OK;
 }
 
+static void *watch(void *context)
+{
+    struct ranks *r = context;
+    struct pollfd p[GROUP_MAX_RANKS + 1];
+
+    for (int i = 0; i < r->n; i++)
+        p[i] = (struct pollfd){.fd = r->pidfds[i], .events = POLLIN};
+    p[r->n] = (struct pollfd){.fd = r->quit_fd, .events = POLLIN};
+    while (poll(p, (nfds_t)r->n + 1, -1) < 0)
+        ;
+    for (int i = 0; i < r->n && r->died == 0; i++)
+        if (p[i].revents != 0)
+            r->died = i + 1;
+    if (r->died != 0) /* release: as a member that fails does; group.c */
+        atomic_store_explicit(&r->group.control->abort_word, 1, memory_order_release);
+    return NULL;
+}
+
+static enum status watch_ranks(struct ranks *r)
+{
+    int error;
+
+    if (r->n == 0)
+        return STATUS_OK;
+    r->quit_fd = eventfd(0, EFD_CLOEXEC);
+    if (r->quit_fd < 0)
+        return log_fail(STATUS_IO, "no eventfd: %s", strerror(errno));
+    error = pthread_create(&r->watcher, NULL, watch, r);
+    if (error != 0) {
+        close(r->quit_fd);
+        return log_fail(STATUS_IO, "no thread: %s", strerror(error));
+    }
+    r->watching = true;
+    return STATUS_OK;
+}
+
+static void stop_watching(struct ranks *r)
+{
+    const uint64_t once = 1;
+
+    if (!r->watching)
+        return;
+    while (write(r->quit_fd, &once, sizeof(once)) < 0)
+        ; /* EINTR */
+    r->watching = false;
+    pthread_join(r->watcher, NULL);
+    close(r->quit_fd);
+}
+
 /* Ranks that have been told to stop do so at once; the others are killed. */
 static void end_ranks(struct ranks *r, bool told)
 {
-    for (int i = 0; i < r->n; i++) {
-        struct pollfd p = {.fd = r->pidfds[i], .events = POLLIN};
-        struct proc_exit how;
+    struct pollfd p = {.events = POLLIN};
+    struct proc_exit how;
 
+    stop_watching(r);
+    for (int i = 0; i < r->n; i++) {
+        if (r->pidfds[i] < 0)
+            continue;
+        p.fd = r->pidfds[i];
         if (!told || poll(&p, 1, 1000) <= 0)
             proc_signal(r->pidfds[i], SIGKILL);
         poll(&p, 1, -1);
         proc_reap(r->pidfds[i], &how);
         close(r->pidfds[i]);
+        r->pidfds[i] = -1;
     }
     group_close(&r->group);
 }
 
-/* Why a collective ended: the rank that failed says so in its slot. */
-static void explain_death(const struct ranks *r)
+/* Why a collective ended: the rank that failed says so in its slot, or was killed. */
+static void explain_death(struct ranks *r)
 {
     const struct group_control *c = r->group.control;
+    struct proc_exit how;
+    char text[64];
 
+    stop_watching(r);
     for (uint32_t rank = 1; rank < c->config.tp; rank++)
-        if (atomic_load_explicit(&c->ranks[rank].stage, memory_order_acquire) == STAGE_FAILED)
+        /* acquire: its reason is written before */
+        if (atomic_load_explicit(&c->ranks[rank].stage, memory_order_acquire) == STAGE_FAILED) {
             log_fail(STATUS_DEAD, "%s", c->ranks[rank].error);
+            return;
+        }
+    if (r->died != 0 && proc_reap(r->pidfds[r->died - 1], &how) == STATUS_OK) {
+        log_fail(STATUS_DEAD, "rank %d %s", r->died, proc_describe(how, text, sizeof(text)));
+        close(r->pidfds[r->died - 1]);
+        r->pidfds[r->died - 1] = -1;
+    }
 }
 
 static enum status check_ids(const struct worker *w, const int32_t *ids, size_t n, int last)
@@ -249,6 +323,8 @@ static enum status run(const struct logits_options *o, const int32_t *ids, size_
 
     if (s == STATUS_OK)
         s = start_ranks(&config, &ranks);
+    if (s == STATUS_OK)
+        s = watch_ranks(&ranks);
     if (s == STATUS_OK) {
         s = worker_open(&ranks.group, 0, &w);
         if (s == STATUS_OK) {
@@ -295,7 +371,11 @@ int command_logits(int argc, char **argv)
     free(text);
     if (s != STATUS_OK)
         return EXIT_USAGE;
+    log_set_sink(member_log, NULL); /* of several reasons the last: why, not what came of it */
     s = run(&o, ids, n);
+    log_set_sink(log_to_stderr, NULL);
+    if (s != STATUS_OK)
+        log_fail(s, "%s", log_last_error());
     free(ids);
     return s == STATUS_OK ? EXIT_DONE : EXIT_FAILED;
 }

@@ -6,8 +6,10 @@
  * as it fills, so a generous one costs nothing. */
 #include <string.h>
 
+#include "base/cores.h"
 #include "ipc/spin.h"
-#include "parallel/coll_shm.h"
+#include "parallel/choose.h"
+#include "parallel/mesh.h"
 #include "quern/log.h"
 #include "worker/worker.h"
 
@@ -49,7 +51,22 @@ static void first_limits(struct worker *w, struct agreement *a)
     a->max_model_len = or_default(c->max_model_len, (uint32_t)w->config.max_position);
 }
 
-/* The comm's sizes: the same function of the agreement on every rank. */
+static struct mesh_shape mesh_shape(const struct worker *w)
+{
+    return (struct mesh_shape){.tp = w->size, .dp = 1, .ep = 1};
+}
+
+/* At least the widest row that any rank has of a sharded buffer; the same number on all. */
+static size_t widest_row(const struct worker *w, size_t vocab_rows)
+{
+    const struct model_config *c = &w->config;
+    size_t qkv = (size_t)(c->heads + 2 * c->kv_heads) * (size_t)c->head_dim;
+    size_t mlp = 2 * (size_t)c->intermediate, wide = qkv > mlp ? qkv : mlp;
+
+    return vocab_rows > wide ? vocab_rows : wide;
+}
+
+/* The comms' sizes: the same function of the agreement on every rank. */
 static void comm_options(struct worker *w, const struct agreement *a, struct coll_shm_options *o)
 {
     uint32_t rows = w->model.builder.vocab_longest;
@@ -63,6 +80,8 @@ static void comm_options(struct worker *w, const struct agreement *a, struct col
         .threads = (int)a->threads,
         .reduce_floats = (size_t)a->limits.max_tokens * (size_t)w->config.hidden,
         .gather_bytes = logits > SAMPLE_BYTES ? logits : SAMPLE_BYTES,
+        .row_floats = widest_row(w, rows),
+        .norm_cols = (size_t)w->config.hidden,
         .deadline_ns = collective_deadline_ns,
     };
 }
@@ -102,7 +121,7 @@ static uint64_t fixed_bytes(struct worker *w, const struct agreement *a)
     comm_options(w, a, &comm);
     w->backend->program_bytes(w->device, &w->model.program, bytes);
     return w->model.builder.weight_bytes + bytes[0] +
-           (w->size > 1 ? coll_shm_heap_bytes(&comm) : 0);
+           (w->size > 1 ? mesh_heap_bytes(mesh_shape(w), &comm) : 0);
 }
 
 static enum status fit_memory(struct worker *w, struct agreement *a)
@@ -153,7 +172,7 @@ enum status setup_limits(struct worker *w, struct agreement *a)
         return s;
     comm_options(w, a, &comm);
     a->plan_bytes = plan_max_bytes(&a->limits);
-    a->region_bytes = w->size > 1 ? coll_shm_heap_bytes(&comm) : SYMHEAP_PAGE;
+    a->region_bytes = w->size > 1 ? mesh_heap_bytes(mesh_shape(w), &comm) : SYMHEAP_PAGE;
     return STATUS_OK;
 }
 
@@ -221,6 +240,8 @@ static enum status open_comm(struct worker *w, const struct agreement *a)
 {
     struct coll_shm_options o;
     struct cpu_kernels kernels;
+    /* Where ranks take turns on the cores, times would say nothing. */
+    uint64_t measure_ns = w->size * (int)a->threads <= cores_usable() ? CHOICE_BUDGET_NS : 0;
     enum status s;
 
     if (w->size == 1)
@@ -230,7 +251,11 @@ static enum status open_comm(struct worker *w, const struct agreement *a)
         return s;
     comm_options(w, a, &o);
     o.sum_ranks = kernels.sum_ranks;
-    return coll_shm_open(&o, &w->comm);
+    o.add_norm = kernels.add_norm;
+    s = mesh_open(mesh_shape(w), w->rank, &o, measure_ns, &w->mesh);
+    if (s == STATUS_OK)
+        w->comm = w->mesh.comms.group[GROUP_TP];
+    return s;
 }
 
 /* Meets the other ranks; on return *a is rank 0's. */

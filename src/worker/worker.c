@@ -13,7 +13,6 @@
 
 #include "base/cores.h"
 #include "ipc/spin.h"
-#include "parallel/coll_shm.h"
 #include "parallel/plugin.h"
 #include "quern/log.h"
 
@@ -203,7 +202,7 @@ void worker_close(struct worker *w)
         w->backend->program_unload(w->executable);
     if (w->model.builder.program != NULL)
         qwen3_free(&w->model);
-    coll_shm_close(w->comm);
+    mesh_close(&w->mesh);
     segment_close(&w->step_segment);
     if (w->device != NULL)
         w->backend->close(w->device);

@@ -18,6 +18,7 @@
 #include "checkpoint/generation.h"
 #include "model/qwen3.h"
 #include "msg/group.h"
+#include "parallel/mesh.h"
 
 struct worker {
     struct group *group;
@@ -35,7 +36,8 @@ struct worker {
     struct segment step_segment;
     struct symheap heap;
     struct fanout plans;
-    struct comm *comm; /* NULL: alone */
+    struct mesh mesh;
+    struct comm *comm; /* the mesh's tp group; NULL: alone */
     struct qwen3 model;
     struct executable *executable;
     uint64_t submitted, finished; /* steps: numbers below these */

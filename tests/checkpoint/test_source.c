@@ -17,7 +17,7 @@
 #include "quern/log.h"
 #include "tests/checkpoint/temp_dir.h"
 
-enum { BIG_ROWS = 4096, BIG_COLS = 4096, STRIPE = 64, RSS_MOST = 16 << 20 };
+enum { BIG_ROWS = 4096, BIG_COLS = 4096, STRIPE = 16, RSS_MOST = 8 << 20 };
 
 /* Writes a file whose byte at `i` of the data is i % 251. */
 static void write_file(struct temp_dir *dir, struct tensor_view *views, size_t count)

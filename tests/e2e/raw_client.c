@@ -30,21 +30,42 @@ static int try_connect(const char *path)
     return -1;
 }
 
-void raw_server_start(struct raw_server *s, const char *const more[])
+/* It says HELLO: a listener whose process was just killed takes connections, too. */
+static bool answers(const char *path)
+{
+    const struct timeval patience = {.tv_sec = PATIENCE_S};
+    int fd = try_connect(path);
+    bool said;
+    char byte;
+
+    if (fd < 0)
+        return false;
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    said = recv(fd, &byte, 1, 0) > 0;
+    close(fd);
+    return said;
+}
+
+void raw_server_start_at(struct raw_server *s, const char *const more[])
 {
     const char *words[COMMAND_ARGS] = {"serve", "--socket", s->path};
-    static int number;
-    int fd = -1;
+    bool there = false;
 
-    snprintf(s->path, sizeof(s->path), "%s/quern-raw-%d-%d.socket",
-        getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp", (int)getpid(), number++);
     for (int i = 0; more != NULL && more[i] != NULL; i++)
         words[3 + i] = more[i];
     child_start(&s->command, NULL, words, NULL);
-    for (int i = 0; i < 2000 && (fd = try_connect(s->path)) < 0; i++)
+    for (int i = 0; i < 2000 && !(there = answers(s->path)); i++)
         nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
-    assert_true(fd >= 0);
-    close(fd);
+    assert_true(there);
+}
+
+void raw_server_start(struct raw_server *s, const char *const more[])
+{
+    static int number;
+
+    snprintf(s->path, sizeof(s->path), "%s/quern-raw-%d-%d.socket",
+        getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp", (int)getpid(), number++);
+    raw_server_start_at(s, more);
 }
 
 void raw_server_stop(struct raw_server *s, const char *said)
@@ -133,7 +154,8 @@ struct frame_submit raw_params(uint32_t kind, uint32_t max_tokens)
 bool raw_submit(struct raw_client *c, uint64_t id, struct frame_submit params, const void *data,
     size_t n)
 {
-    struct frame_header h = {.bytes = (uint32_t)(sizeof(params) + n), .type = FRAME_SUBMIT, .id = id};
+    struct frame_header h = {
+        .bytes = (uint32_t)(sizeof(params) + n), .type = FRAME_SUBMIT, .id = id};
 
     return raw_send(c, &h, sizeof(h)) && raw_send(c, &params, sizeof(params)) &&
            raw_send(c, data, n);
@@ -212,6 +234,29 @@ unsigned raw_answer(struct raw_client *c, uint64_t id, char **text)
         if (f.header.id == id && f.header.type == FRAME_DONE)
             return FRAME_DONE;
     }
+}
+
+struct raw_frame raw_await(struct raw_client *c, unsigned type)
+{
+    struct raw_frame f;
+
+    while (raw_next(c, &f)) {
+        if (f.header.type == type)
+            return f;
+        free(f.payload);
+    }
+    fail_msg("the connection ended before a frame of type %u", type);
+    return f;
+}
+
+void raw_refused(struct raw_client *c, uint64_t id, const char *line)
+{
+    char *text;
+
+    assert_int_equal(raw_answer(c, id, &text), FRAME_ERROR);
+    if (strstr(text, line) == NULL || strchr(text, '\n') != NULL)
+        fail_msg("request %llu was told \"%s\", not \"%s\"", (unsigned long long)id, text, line);
+    free(text);
 }
 
 void raw_assert_well(const struct raw_server *s)

@@ -19,6 +19,8 @@ struct raw_server {
 
 /* Starts `quern serve --socket`, with more words (NULL-terminated), and waits for its socket. */
 void raw_server_start(struct raw_server *s, const char *const more[]);
+/* The same on a path that is in s->path already. */
+void raw_server_start_at(struct raw_server *s, const char *const more[]);
 /* SIGTERM; fails unless it ends in good order, has said `said` and leaves no socket. */
 void raw_server_stop(struct raw_server *s, const char *said);
 
@@ -41,7 +43,8 @@ void raw_close(struct raw_client *c);
 
 /* Sends all of it; false when the other end is gone. */
 bool raw_send(struct raw_client *c, const void *bytes, size_t n);
-bool raw_send_frame(struct raw_client *c, unsigned type, uint64_t id, const void *payload, size_t n);
+bool raw_send_frame(struct raw_client *c, unsigned type, uint64_t id, const void *payload,
+    size_t n);
 
 /* Greedy, max_tokens, of text or ids; change what the test is about. */
 struct frame_submit raw_params(uint32_t kind, uint32_t max_tokens);
@@ -54,6 +57,12 @@ bool raw_next(struct raw_client *c, struct raw_frame *f);
 /* Reads until the last frame of request `id`: its DONE, or its ERROR. The text of its TOKENS,
  * or the error line, is malloc'ed in *text. Returns the type; fails at the connection's end. */
 unsigned raw_answer(struct raw_client *c, uint64_t id, char **text);
+
+/* The next frame of `type`, others left out; fails at the connection's end. */
+struct raw_frame raw_await(struct raw_client *c, unsigned type);
+
+/* Request `id` ends with an ERROR that has `line` in it. */
+void raw_refused(struct raw_client *c, uint64_t id, const char *line);
 
 /* A prompt gets the answer that it should: the server is well. */
 void raw_assert_well(const struct raw_server *s);

@@ -100,7 +100,8 @@ void fake_source_add(struct fake_source *f, enum file_dtype type, uint64_t rows,
     f->n++;
 }
 
-float fake_source_element(const struct fake_source *f, const char *name, uint64_t row, uint64_t col)
+float fake_source_element(const struct fake_source *f, const char *name, uint64_t row,
+    uint64_t col)
 {
     const struct fake_tensor *t = look_up(f, name);
 

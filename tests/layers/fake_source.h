@@ -36,6 +36,7 @@ void fake_source_add(struct fake_source *f, enum file_dtype type, uint64_t rows,
     const char *format, ...) __attribute__((format(printf, 5, 6)));
 
 /* What an element is; fails the test when there is no such tensor. */
-float fake_source_element(const struct fake_source *f, const char *name, uint64_t row, uint64_t col);
+float fake_source_element(const struct fake_source *f, const char *name, uint64_t row,
+    uint64_t col);
 
 #endif

@@ -29,7 +29,7 @@ struct layer_sizes {
 typedef int layer_case(struct builder *b, const struct layer_sizes *z, int x);
 
 layer_case case_nothing;   /* embed_tokens, lm_head */
-layer_case case_linear;    /* layers.0.pre [wide, hidden], .mid [deep, wide], .post [hidden, deep] */
+layer_case case_linear;    /* layers.0.pre [wide, hidden], .mid [deep, wide], .post */
 layer_case case_merged;    /* layers.0.part0 .. part3, gathered where they stay cut, .join */
 layer_case case_attention; /* layers.0.norm_a, .self_attn, .norm_b */
 layer_case case_mlp;       /* layers.0.norm_a, .mlp, .norm_b */

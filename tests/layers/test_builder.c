@@ -177,7 +177,8 @@ static void sequence_parallel_norms_scatter_before_and_gather_behind(void **stat
 static void sequence_parallel_norm_among_whole_ones_converts_both_ways(void **state)
 {
     const struct layer_options o = {.plan = plan_file("{\n"
-        "\"layers.*.post_attention_layernorm\": \"sequence_parallel\",\n" SEQUENCE_ATTENTION "\n}")};
+        "\"layers.*.post_attention_layernorm\": \"sequence_parallel\",\n"
+        SEQUENCE_ATTENTION "\n}")};
     struct layer_model m;
     const struct program *p = &m.program;
 
@@ -287,8 +288,8 @@ static void modules_of_one_product_must_be_placed_alike(void **state)
 {
     (void)state;
     refused("{\n\"layers.*.self_attn.q_proj\": \"colwise\"\n}",
-        (const char *[]){Q " (line 2 of ", "model.layers.0.self_attn.k_proj", "colwise", "replicate",
-            NULL});
+        (const char *[]){Q " (line 2 of ", "model.layers.0.self_attn.k_proj", "colwise",
+            "replicate", NULL});
     refused("{\n\"layers.*.self_attn.q_proj\": \"colwise\",\n"
         "\"layers.*.self_attn.k_proj\": \"colwise\",\n"
         "\"layers.*.self_attn.v_proj\": \"colwise_rep\"\n}",
@@ -301,7 +302,8 @@ static void heads_cut_by_inputs_are_refused(void **state)
 {
     (void)state;
     refused("{\n\"layers.*.self_attn.q_proj\": \"rowwise\",\n"
-        "\"layers.*.self_attn.k_proj\": \"rowwise\",\n\"layers.*.self_attn.v_proj\": \"rowwise\"\n}",
+        "\"layers.*.self_attn.k_proj\": \"rowwise\",\n"
+        "\"layers.*.self_attn.v_proj\": \"rowwise\"\n}",
         (const char *[]){Q, "rowwise", "heads are cut by outputs", NULL});
 }
 
@@ -314,55 +316,7 @@ static void layers_that_would_attend_unlike_are_refused(void **state)
         (const char *[]){"model.layers.1.self_attn", "attend alike", NULL});
 }
 
-/* Weights ------------------------------------------------------------------------------------ */
-
-static void missing_tensor_is_an_error_that_names_it(void **state)
-{
-    static const char *const names[] = {"model.embed_tokens.weight", "model.norm.weight",
-        Q ".bias", O ".bias", "model.layers.1.self_attn.k_norm.weight", DOWN ".weight"};
-    struct layer_model m;
-
-    (void)state;
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        for (int size = 1; size <= 2; size++) {
-            const struct layer_options o = {.bias = true, .missing = names[i]};
-
-            assert_int_equal(layer_model_build(&m, &o, 0, size), STATUS_INVALID);
-            assert_non_null(strstr(log_last_error(), names[i]));
-            layer_model_end(&m);
-        }
-    assert_int_equal(layer_model_held, 0);
-}
-
-static void wrong_shape_is_an_error_that_names_both(void **state)
-{
-    const struct layer_options o = {0};
-    struct embedding own;
-    struct layer_model m;
-
-    (void)state;
-    layer_model_begin(&m, &o, 0, 1);
-    embedding_layer(&m.b, "model.embed_tokens", VOCAB + 1, HIDDEN, &own);
-    assert_int_equal(builder_finish(&m.b), STATUS_INVALID);
-    assert_non_null(strstr(log_last_error(), "[56,24]"));
-    assert_non_null(strstr(log_last_error(), "[57,24]"));
-    layer_model_end(&m);
-}
-
-static void too_many_buffers_are_an_error(void **state)
-{
-    const struct layer_options o = {0};
-    struct layer_model m;
-
-    (void)state;
-    layer_model_begin(&m, &o, 0, 1);
-    for (int i = 0; i < PROGRAM_MAX_BUFFERS; i++)
-        assert_int_equal(builder_buffer(&m.b, "b", EXTENT_TOKENS, (uint32_t)i + 1), i);
-    assert_int_equal(builder_buffer(&m.b, "b", EXTENT_TOKENS, 1), 0); /* the same one */
-    assert_int_equal(builder_buffer(&m.b, "c", EXTENT_TOKENS, 1), -1);
-    assert_int_equal(builder_finish(&m.b), STATUS_INVALID);
-    layer_model_end(&m);
-}
+/* Tied ------------------------------------------------------------------------------------- */
 
 /* The head's weight where the embedding is the head. */
 static const struct weight *head_of(const struct program *p)
@@ -505,9 +459,6 @@ int main(void)
         cmocka_unit_test(modules_of_one_product_must_be_placed_alike),
         cmocka_unit_test(heads_cut_by_inputs_are_refused),
         cmocka_unit_test(layers_that_would_attend_unlike_are_refused),
-        cmocka_unit_test(missing_tensor_is_an_error_that_names_it),
-        cmocka_unit_test(wrong_shape_is_an_error_that_names_both),
-        cmocka_unit_test(too_many_buffers_are_an_error),
         cmocka_unit_test(tied_table_is_one_weight_where_both_are_cut_alike),
         cmocka_unit_test(maxima_are_reduced_where_a_cut_falls_into_a_group),
         cmocka_unit_test(parts_that_do_not_merge_are_products_of_their_own),

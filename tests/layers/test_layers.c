@@ -127,17 +127,18 @@ static double error_of(const float *got, const float *want, size_t n)
 
 static void describe(const struct layer_sizes *z, const struct layer_rule *rules, char text[2048])
 {
-    size_t at = (size_t)snprintf(text, 2048, "seed %llu hidden %u vocab %u wide %u deep %u inner %u "
-        "heads %u kv %u dim %u bias %d tied %d parts %u %u %u %u:", (unsigned long long)z->seed,
-        z->hidden, z->vocab, z->wide, z->deep, z->inner, z->heads, z->kv_heads, z->head_dim, z->bias,
-        z->tied, z->parts[0], z->parts[1], z->parts[2], z->parts[3]);
+    size_t at = (size_t)snprintf(text, 2048, "seed %llu hidden %u vocab %u wide %u deep %u "
+        "inner %u heads %u kv %u dim %u bias %d tied %d parts %u %u %u %u:",
+        (unsigned long long)z->seed, z->hidden, z->vocab, z->wide, z->deep, z->inner, z->heads,
+        z->kv_heads, z->head_dim, z->bias, z->tied, z->parts[0], z->parts[1], z->parts[2],
+        z->parts[3]);
 
     for (int i = 0; rules[i].pattern != NULL; i++)
         at += (size_t)snprintf(text + at, 2048 - at, " %s=%s", rules[i].pattern, rules[i].strategy);
 }
 
-/* On 1 to 4 ranks the layers give what one rank without a plan gives, or, where they do not fit,
- * are refused on more than one. */
+/* On 2, 3, 4 ranks the layers give what one rank without a plan gives, or, where they do not fit,
+ * are refused. One rank cuts nothing, so its plan is tried now and then. */
 static void compare(layer_case *layers, const struct layer_sizes *z, const struct layer_rule *rules,
     bool fits)
 {
@@ -148,8 +149,8 @@ static void compare(layer_case *layers, const struct layer_sizes *z, const struc
     describe(z, rules, text);
     if (fits)
         assert_int_equal(run_layers(layers, z, whole, 1, 1, want), STATUS_OK);
-    for (int size = fits ? 1 : 2; size <= RANKS_MAX; size++) {
-        enum status s = run_layers(layers, z, rules, size, size == 2 ? 2 : 1, got);
+    for (int size = fits && pick(4) == 0 ? 1 : 2; size <= RANKS_MAX; size++) {
+        enum status s = run_layers(layers, z, rules, size, size == 2 && pick(2) ? 2 : 1, got);
         double error;
 
         if (s != STATUS_OK && fits)
@@ -290,7 +291,8 @@ static void try_norms(bool roomy)
         const struct layer_rule cut[] = {CUT_DECODER, norms[0], norms[1], norms[2], {NULL, NULL}};
         const struct layer_rule whole[] = {norms[0], norms[1], norms[2], {NULL, NULL}};
 
-        if (roomy && !is_own(names[i % n]) && !is_own(names[i / n % n]) && !is_own(names[i / n / n]))
+        if (roomy && !is_own(names[i % n]) && !is_own(names[i / n % n]) &&
+            !is_own(names[i / n / n]))
             continue;
         compare(case_decoder, &z, i % 2 ? cut : whole, true);
         if (!roomy)

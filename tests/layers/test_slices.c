@@ -1,5 +1,5 @@
-/* test_slices.c - what each rank loads of a model, compared with what the checkpoint has; and that
- * every plan in the tree makes a program that its checks accept. */
+/* test_slices.c - what each rank loads of a model, compared with what the checkpoint has; what is
+ * said when something is missing; and that every plan in the tree makes a program. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -155,6 +155,60 @@ static void built_and_never_loaded_leaves_nothing(void **state)
     assert_int_equal(layer_model_held, 0);
 }
 
+/* What is not there --------------------------------------------------------------------- */
+
+static void missing_tensor_is_an_error_that_names_it(void **state)
+{
+    static const char *const names[] = {"model.embed_tokens.weight", "model.norm.weight",
+        LAYER "self_attn.q_proj.bias",
+        LAYER "self_attn.o_proj.bias", LAYER "self_attn.k_norm.weight",
+        LAYER "mlp.down_proj.weight"};
+    struct layer_model m;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        for (int size = 1; size <= 2; size++) {
+            const struct layer_options o = {.bias = true, .missing = names[i]};
+
+            assert_int_equal(layer_model_build(&m, &o, 0, size), STATUS_INVALID);
+            assert_non_null(strstr(log_last_error(), names[i]));
+            layer_model_end(&m);
+        }
+    assert_int_equal(layer_model_held, 0);
+}
+
+static void wrong_shape_is_an_error_that_names_both(void **state)
+{
+    const struct layer_options o = {0};
+    struct embedding own;
+    struct layer_model m;
+
+    (void)state;
+    layer_model_begin(&m, &o, 0, 1);
+    embedding_layer(&m.b, "model.embed_tokens", VOCAB + 1, HIDDEN, &own);
+    assert_int_equal(builder_finish(&m.b), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "[56,24]"));
+    assert_non_null(strstr(log_last_error(), "[57,24]"));
+    layer_model_end(&m);
+}
+
+static void too_many_buffers_are_an_error(void **state)
+{
+    const struct layer_options o = {0};
+    struct layer_model m;
+
+    (void)state;
+    layer_model_begin(&m, &o, 0, 1);
+    for (int i = 0; i < PROGRAM_MAX_BUFFERS; i++)
+        assert_int_equal(builder_buffer(&m.b, "b", EXTENT_TOKENS, (uint32_t)i + 1), i);
+    assert_int_equal(builder_buffer(&m.b, "b", EXTENT_TOKENS, 1), 0); /* the same one */
+    assert_int_equal(builder_buffer(&m.b, "c", EXTENT_TOKENS, 1), -1);
+    assert_int_equal(builder_finish(&m.b), STATUS_INVALID);
+    layer_model_end(&m);
+}
+
+/* Plans --------------------------------------------------------------------------------- */
+
 static void build_everywhere(const char *plan)
 {
     for (int variant = 0; variant < 4; variant++)
@@ -202,6 +256,9 @@ int main(void)
         cmocka_unit_test(each_rank_loads_its_own_part),
         cmocka_unit_test(shards_add_up),
         cmocka_unit_test(built_and_never_loaded_leaves_nothing),
+        cmocka_unit_test(missing_tensor_is_an_error_that_names_it),
+        cmocka_unit_test(wrong_shape_is_an_error_that_names_both),
+        cmocka_unit_test(too_many_buffers_are_an_error),
         cmocka_unit_test(every_plan_in_the_tree_makes_a_program),
     };
 

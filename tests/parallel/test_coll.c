@@ -1,451 +1,408 @@
-/* test_coll.c - collectives over shared memory, between forked ranks with threads.
+/* test_coll.c - every collective of every algorithm, between forked ranks with threads.
  *
- * Each rank makes its inputs from (rank, call, index), so that it can compute
- * for itself what the answer must be, bit for bit: the sum in rank order. */
-#include <pthread.h>
-#include <stdio.h>
-#include <string.h>
+ * The mixed test draws operation, algorithm and shape at random, all ranks and
+ * threads alike from one printed seed, and compares each result bit for bit
+ * with a straight computation. */
+#include "tests/parallel/coll_support.h"
 
-#include "ipc/flag.h"
-#include "ipc/symheap_shm.h"
-#include "parallel/coll_shm.h"
-#include "tests/ipc/ipc_support.h"
+enum { MIXED_CALLS = 2000, MOST_ROWS = 60 };
 
-enum { MOST_RANKS = 4, MOST_THREADS = 2, MOST_FLOATS = 5000, GATHER_BYTES = 4096, CALLS = 2000 };
+/* One rank's buffers: thread 0 fills and checks, all threads call. */
+static struct {
+    float x[MOST_FLOATS + 1], y[MOST_FLOATS], out[MOST_RANKS * MOST_ROWS * ROW_FLOATS + 1];
+    float w[MOST_FLOATS], want_x[MOST_FLOATS], want[MOST_FLOATS];
+} data;
 
-static const size_t sizes[] = {1, 3, 15, 16, 17, 31, 129, 1000, 4097, 2, MOST_FLOATS};
-enum { SIZES = sizeof(sizes) / sizeof(sizes[0]) };
-
-/* A segment with the abort word on its first page and the heap behind it. */
-struct world {
-    struct segment segment;
-    _Atomic uint32_t *abort_word;
-    struct coll_shm_options options;
-    int calls;
-    bool (*body)(struct world *w, struct comm *c);
-};
-
-static void sum_in_order(float *dst, const float *const *src, int ranks, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        float sum = 0;
-
-        for (int r = 0; r < ranks; r++)
-            sum += src[r][i];
-        dst[i] = sum;
-    }
-}
-
-/* Of many magnitudes, so that another order gives other bits. */
-static float input(int rank, int call, size_t i)
-{
-    uint64_t x = (uint64_t)rank << 48 ^ (uint64_t)call << 24 ^ i;
-    uint64_t r = test_random(&x);
-
-    return (float)(int32_t)(uint32_t)r * (1.0f / (float)(1u << (r >> 32) % 30));
-}
-
-static void world_open(struct world *w, int size, int threads)
-{
-    size_t region;
-
-    *w = (struct world){.calls = CALLS};
-    w->options = (struct coll_shm_options){.size = size, .threads = threads,
-        .reduce_floats = MOST_FLOATS, .gather_bytes = GATHER_BYTES,
-        .deadline_ns = TEST_PATIENCE_NS, .sum_ranks = sum_in_order};
-    region = symheap_bytes((uint32_t)size, coll_shm_heap_bytes(&w->options));
-    assert_int_equal(segment_create("test", SYMHEAP_PAGE + region, &w->segment), STATUS_OK);
-    w->abort_word = w->segment.base;
-    w->options.abort_word = w->abort_word;
-}
-
-static bool live(struct world *w, int rank)
-{
-    struct symheap heap;
+/* What a call is, the same on every rank and thread. */
+struct call {
+    int number;
+    enum coll_op op;
     struct comm *comm;
-    bool good;
-
-    if (symheap_attach((char *)w->segment.base + SYMHEAP_PAGE, w->segment.bytes - SYMHEAP_PAGE,
-            (uint32_t)w->options.size, coll_shm_heap_bytes(&w->options), &heap) != STATUS_OK)
-        return false;
-    w->options.heap = &heap;
-    w->options.rank = rank;
-    if (coll_shm_open(&w->options, &comm) != STATUS_OK)
-        return false;
-    good = w->body(w, comm);
-    coll_shm_close(comm);
-    return good;
-}
-
-static pid_t start_rank(struct world *w, int rank)
-{
-    pid_t pid = fork();
-
-    if (pid == 0)
-        _exit(live(w, rank) ? 0 : 1);
-    assert_true(pid > 0);
-    return pid;
-}
-
-static void run_ranks(struct world *w, bool (*body)(struct world *, struct comm *))
-{
-    pid_t pids[MOST_RANKS];
-
-    w->body = body;
-    for (int r = 0; r < w->options.size; r++)
-        pids[r] = start_rank(w, r);
-    for (int r = 0; r < w->options.size; r++)
-        child_must_succeed(pids[r]);
-}
-
-/* all_reduce, by every thread ---------------------------------------------------------------- */
-
-struct team {
-    struct world *w;
-    struct comm *comm;
-    pthread_barrier_t barrier;
-    float x[MOST_FLOATS + 16];
-    bool wrong; /* thread 0 writes */
+    size_t rows, cols;
 };
 
-struct member {
-    struct team *team;
-    int thread;
-};
-
-static bool right_sum(const struct team *t, int call, size_t n)
+static struct call draw_call(struct team *t, int number, uint64_t *random)
 {
+    struct call c = {.number = number, .op = (enum coll_op)(test_random(random) % COLL_OPS)};
+    uint64_t who = test_random(random) % (COLL_ALGORITHMS + 1);
+    size_t most;
+
+    c.comm = who < COLL_ALGORITHMS && (coll_algorithms[who]->ops & 1u << c.op) != 0
+                 ? t->algorithms[who]
+                 : t->comm;
+    c.rows = 1 + test_random(random) % (test_random(random) % 3 == 0 ? 3 : MOST_ROWS);
+    most = MOST_FLOATS / c.rows;
+    c.cols = 1 + test_random(random) % (test_random(random) % 2 == 0 ? most : 1 + most / 16);
+    return c;
+}
+
+static void fill(struct team *t, const struct call *c)
+{
+    size_t n = c->rows * c->cols;
+
     for (size_t i = 0; i < n; i++) {
-        float want = 0;
+        data.x[i] = input(t->rank, c->number, i);
+        data.y[i] = data.x[i];
+        data.out[i] = -1;
+    }
+    data.x[n] = data.out[n] = -1;
+}
 
-        for (int r = 0; r < t->comm->size; r++)
-            want += input(r, call, i);
-        if (memcmp(&want, &t->x[i], sizeof(want)) != 0)
+/* Sums and maxima --------------------------------------------------------------------------- */
+
+static float wanted_max(int size, int call, size_t i)
+{
+    float want = input(0, call, i);
+
+    for (int r = 1; r < size; r++)
+        want = fmaxf(want, input(r, call, i));
+    return want;
+}
+
+static bool right_x(struct team *t, const struct call *c, size_t from, size_t to)
+{
+    for (size_t i = from; i < to; i++)
+        if (!same_bits(data.x[i], c->op == COLL_MAX_REDUCE ? wanted_max(t->size, c->number, i)
+                                                           : wanted_sum(t->size, c->number, i)))
             return false;
-    }
-    return t->x[n] == -1; /* nothing behind it is touched */
+    return data.x[c->rows * c->cols] == -1; /* nothing behind it is touched */
 }
 
-static void *reduce_all(void *context)
+static bool reduces(struct team *t, int thread, const struct call *c)
 {
-    struct member *m = context;
-    struct team *t = m->team;
-    int threads = t->w->options.threads;
+    const struct comm_row *row = c->comm->row;
+    size_t n = c->rows * c->cols;
+    enum status s = c->op == COLL_ALL_REDUCE
+                        ? row->all_reduce_f32(c->comm, thread, t->threads, data.x, n)
+                        : row->max_reduce_f32(c->comm, thread, t->threads, data.x, n);
 
-    for (int call = 0; call < t->w->calls; call++) {
-        size_t n = sizes[call % SIZES];
-        enum status s;
+    pthread_barrier_wait(&t->barrier);
+    return s == STATUS_OK && (thread != 0 || right_x(t, c, 0, n));
+}
 
-        if (m->thread == 0) {
-            for (size_t i = 0; i < n; i++)
-                t->x[i] = input(t->comm->rank, call, i);
-            t->x[n] = -1;
+static bool scatters_sums(struct team *t, int thread, const struct call *c)
+{
+    struct comm_rows own = comm_own_rows(c->rows, t->rank, t->size);
+    enum status s =
+        c->comm->row->reduce_scatter_rows(c->comm, thread, t->threads, data.x, c->rows, c->cols);
+
+    pthread_barrier_wait(&t->barrier);
+    return s == STATUS_OK && (thread != 0 || right_x(t, c, own.first * c->cols,
+                                                 (own.first + own.count) * c->cols));
+}
+
+/* x and w of the norm are the same on all ranks: they come from nobody's number. */
+static void fill_norm(struct team *t, const struct call *c)
+{
+    size_t n = c->rows * c->cols;
+
+    for (size_t i = 0; i < n; i++) {
+        data.x[i] = data.want_x[i] = input(99, c->number, i);
+        data.want[i] = wanted_sum(t->size, c->number, i);
+    }
+    for (size_t i = 0; i < c->cols; i++)
+        data.w[i] = (float)i * 0.25f - 3;
+}
+
+static bool fuses(struct team *t, int thread, const struct call *c)
+{
+    size_t n = c->rows * c->cols;
+    struct fused_norm_args a = {.out = data.out, .x = data.x, .y = data.y, .w = data.w,
+        .eps = 1e-6f, .rows = c->rows, .cols = c->cols};
+    enum status s;
+
+    if (thread == 0)
+        fill_norm(t, c);
+    pthread_barrier_wait(&t->barrier);
+    s = c->comm->row->fused_all_reduce_norm(c->comm, thread, t->threads, &a);
+    pthread_barrier_wait(&t->barrier);
+    if (s == STATUS_UNSUPPORTED) /* too few rows to share out; nothing was done */
+        return c->comm == t->algorithms[COLL_SHM_TWOSHOT] && c->rows < (size_t)t->size &&
+               same_bits(data.x[0], input(99, c->number, 0));
+    if (s != STATUS_OK || thread != 0)
+        return s == STATUS_OK;
+    /* the plain way: sum, then the norm's own row */
+    add_and_norm(data.y, data.want_x, data.want, data.w, a.eps, (uint32_t)c->cols, 0,
+        (uint32_t)c->rows);
+    return memcmp(data.x, data.want_x, n * sizeof(float)) == 0 &&
+           memcmp(data.out, data.y, n * sizeof(float)) == 0 && data.out[n] == -1;
+}
+
+/* Gathers of every thread ------------------------------------------------------------------- */
+
+static bool gathers_rows_of_all(struct team *t, int thread, const struct call *c)
+{
+    enum status s;
+
+    if (thread == 0)
+        for (size_t i = 0; i < c->rows * c->cols; i++) {
+            struct comm_rows own = comm_own_rows(c->rows, t->rank, t->size);
+            bool ours = i / c->cols >= own.first && i / c->cols < own.first + own.count;
+
+            data.x[i] = ours ? input(7, c->number, i) : -2;
         }
-        pthread_barrier_wait(&t->barrier);
-        s = t->comm->row->all_reduce_f32(t->comm, m->thread, threads, t->x, n);
-        if (s != STATUS_OK)
-            _exit(2);
-        pthread_barrier_wait(&t->barrier);
-        if (m->thread == 0 && !right_sum(t, call, n))
-            t->wrong = true;
-    }
-    return NULL;
-}
-
-static bool reduces_all(struct world *w, struct comm *c)
-{
-    static struct team t;
-    struct member members[MOST_THREADS];
-    pthread_t threads[MOST_THREADS];
-    int n = w->options.threads;
-
-    t.w = w;
-    t.comm = c;
-    pthread_barrier_init(&t.barrier, NULL, (unsigned)n);
-    for (int i = 0; i < n; i++) {
-        members[i] = (struct member){&t, i};
-        if (i > 0 && pthread_create(&threads[i], NULL, reduce_all, &members[i]) != 0)
+    pthread_barrier_wait(&t->barrier);
+    s = c->comm->row->all_gather_rows(c->comm, thread, t->threads, data.x, c->rows, c->cols);
+    pthread_barrier_wait(&t->barrier);
+    for (size_t i = 0; thread == 0 && i < c->rows * c->cols; i++)
+        if (!same_bits(data.x[i], input(7, c->number, i)))
             return false;
-    }
-    reduce_all(&members[0]);
-    for (int i = 1; i < n; i++)
-        pthread_join(threads[i], NULL);
-    return !t.wrong;
+    return s == STATUS_OK && data.x[c->rows * c->cols] == -1;
 }
 
-static void all_reduce_is_the_sum_in_rank_order(void **state)
+/* Two parts, of uneven widths, the second overlapping on neighbours; one column of nobody. */
+static struct column_map draw_map(const struct team *t, const struct call *c)
 {
-    (void)state;
-    for (int size = 2; size <= MOST_RANKS; size++)
-        for (int threads = 1; threads <= MOST_THREADS; threads++) {
-            struct world w;
+    struct column_map m = {.n_parts = 2};
+    uint32_t each = 1 + (uint32_t)c->cols % 90, first = 0;
 
-            world_open(&w, size, threads);
-            /* Waiters must not burn the cores their peers need. */
-            flag_spin_iterations = size * threads > 2 ? 20 : 2000;
-            run_ranks(&w, reduces_all);
-            segment_close(&w.segment);
-        }
+    for (int r = 0; r < t->size; r++) {
+        m.parts[0].first[r] = first;
+        m.parts[0].count[r] = each + (uint32_t)((r + c->number) % 3);
+        first += m.parts[0].count[r];
+    }
+    m.parts[1].at = first + 1;
+    for (int r = 0; r < t->size; r++) {
+        m.parts[1].first[r] = (uint32_t)r / 2 * 5;
+        m.parts[1].count[r] = 5;
+    }
+    m.cols = m.parts[1].at + (uint32_t)(t->size + 1) / 2 * 5;
+    return m;
 }
 
-/* Gathers ------------------------------------------------------------------------------------ */
+/* What stands in a global column. */
+static float cell(const struct call *c, size_t row, uint32_t col)
+{
+    return input(5, c->number, row * 1000 + col);
+}
+
+static void fill_columns(const struct call *c, const struct column_map *m, int rank)
+{
+    float *to = data.y;
+
+    for (size_t row = 0; row < c->rows; row++)
+        for (int p = 0; p < m->n_parts; p++)
+            for (uint32_t i = 0; i < m->parts[p].count[rank]; i++)
+                *to++ = cell(c, row, m->parts[p].at + m->parts[p].first[rank] + i);
+    for (size_t i = 0; i < c->rows * m->cols; i++)
+        data.out[i] = -1;
+}
+
+static bool right_columns(const struct call *c, const struct column_map *m)
+{
+    for (size_t row = 0; row < c->rows; row++)
+        for (uint32_t col = 0; col < m->cols; col++) {
+            bool nobodys = col == m->parts[1].at - 1;
+
+            if (!same_bits(data.out[row * m->cols + col], nobodys ? -1 : cell(c, row, col)))
+                return false;
+        }
+    return true;
+}
+
+static bool gathers_columns(struct team *t, int thread, struct call *c)
+{
+    struct column_map m = draw_map(t, c);
+    size_t mine = m.parts[0].count[t->rank] + m.parts[1].count[t->rank];
+    enum status s;
+
+    while (c->rows * 100 > MOST_FLOATS)
+        c->rows /= 2;
+    if (thread == 0)
+        fill_columns(c, &m, t->rank);
+    pthread_barrier_wait(&t->barrier);
+    s = c->comm->row->all_gather_cols(c->comm, thread, t->threads, data.y, mine, data.out, c->rows,
+        &m);
+    pthread_barrier_wait(&t->barrier);
+    return s == STATUS_OK && (thread != 0 || right_columns(c, &m));
+}
+
+/* Calls of one thread ------------------------------------------------------------------------- */
 
 static unsigned char byte_of(int rank, int call, size_t i)
 {
     return (unsigned char)(rank * 61 + call * 7 + (int)i);
 }
 
-static bool gathers_all(struct world *w, struct comm *c)
+static bool gathers_bytes(struct team *t, const struct call *c)
 {
     static unsigned char mine[GATHER_BYTES], all[MOST_RANKS * GATHER_BYTES];
+    size_t n = c->rows * c->cols % (GATHER_BYTES + 1);
 
-    for (int call = 0; call < w->calls; call++) {
-        size_t n = (size_t)(call * 37) % (GATHER_BYTES + 1);
-
+    for (size_t i = 0; i < n; i++)
+        mine[i] = byte_of(t->rank, c->number, i);
+    if (c->comm->row->all_gather(c->comm, mine, n, all) != STATUS_OK)
+        return false;
+    for (int r = 0; r < t->size; r++)
         for (size_t i = 0; i < n; i++)
-            mine[i] = byte_of(c->rank, call, i);
-        if (c->row->all_gather(c, mine, n, all) != STATUS_OK)
-            return false;
-        for (int r = 0; r < c->size; r++)
-            for (size_t i = 0; i < n; i++)
-                if (all[(size_t)r * n + i] != byte_of(r, call, i))
-                    return false;
-    }
+            if (all[(size_t)r * n + i] != byte_of(r, c->number, i))
+                return false;
     return true;
-}
-
-static void all_gather_brings_everybodys_bytes(void **state)
-{
-    struct world w;
-
-    (void)state;
-    for (int size = 2; size <= MOST_RANKS; size++) {
-        world_open(&w, size, 1);
-        w.calls = 500;
-        flag_spin_iterations = size > 2 ? 20 : 2000;
-        run_ranks(&w, gathers_all);
-        segment_close(&w.segment);
-    }
 }
 
 /* Columns of different widths, with a gap at the end of each row that stays as it was. */
-static bool gathers_rows(struct world *w, struct comm *c)
+static bool gathers_rows_at_root(struct team *t, const struct call *c)
 {
     static const size_t widths[MOST_RANKS] = {12, 5, 9, 1};
-    static unsigned char mine[64 * 12], out[64 * 40];
+    static unsigned char mine[MOST_ROWS * 12], out[MOST_ROWS * 32];
     size_t offsets[MOST_RANKS] = {0}, stride = 3;
-    int root;
+    int root = c->number % t->size;
 
-    for (int r = 0; r < c->size; r++) {
+    for (int r = 0; r < t->size; r++) {
         offsets[r] = r > 0 ? offsets[r - 1] + widths[r - 1] : 0;
         stride += widths[r];
     }
-    for (int call = 0; call < w->calls; call++) {
-        size_t rows = 1 + (size_t)call % 40;
+    memset(out, 0xee, sizeof(out));
+    for (size_t i = 0; i < c->rows * widths[t->rank]; i++)
+        mine[i] = byte_of(t->rank, c->number, i);
+    if (c->comm->row->gather_rows(c->comm, root, mine, c->rows, widths, offsets, out, stride) !=
+        STATUS_OK)
+        return false;
+    for (size_t at = 0; at < sizeof(out); at++) {
+        size_t row = at / stride, col = at % stride;
+        unsigned char want = 0xee;
 
-        root = call % c->size;
-        memset(out, 0xee, sizeof(out));
-        for (size_t i = 0; i < rows * widths[c->rank]; i++)
-            mine[i] = byte_of(c->rank, call, i);
-        if (c->row->gather_rows(c, root, mine, rows, widths, offsets, out, stride) != STATUS_OK)
+        for (int r = 0; r < t->size; r++)
+            if (root == t->rank && row < c->rows && col >= offsets[r] &&
+                col < offsets[r] + widths[r])
+                want = byte_of(r, c->number, row * widths[r] + col - offsets[r]);
+        if (out[at] != want)
             return false;
-        for (size_t at = 0; at < sizeof(out); at++) {
-            size_t row = at / stride, col = at % stride;
-            unsigned char want = 0xee;
-
-            for (int r = 0; r < c->size; r++)
-                if (root == c->rank && row < rows && col >= offsets[r] &&
-                    col < offsets[r] + widths[r])
-                    want = byte_of(r, call, row * widths[r] + col - offsets[r]);
-            if (out[at] != want)
-                return false;
-        }
     }
     return true;
 }
 
-static void rows_are_gathered_at_the_root_alone(void **state)
+static bool broadcasts(struct team *t, const struct call *c)
+{
+    int root = c->number % t->size;
+    size_t bytes = c->rows * c->cols * sizeof(float); /* up to five pieces */
+
+    for (size_t i = 0; i < bytes; i++)
+        ((unsigned char *)data.x)[i] = t->rank == root ? byte_of(root, c->number, i) : 0;
+    if (c->comm->row->broadcast(c->comm, root, data.x, bytes) != STATUS_OK)
+        return false;
+    for (size_t i = 0; i < bytes; i++)
+        if (((unsigned char *)data.x)[i] != byte_of(root, c->number, i))
+            return false;
+    return true;
+}
+
+/* All of them, mixed -------------------------------------------------------------------------- */
+
+static bool makes_call(struct team *t, int thread, struct call *c)
+{
+    switch (c->op) {
+    case COLL_ALL_REDUCE:
+    case COLL_MAX_REDUCE: return reduces(t, thread, c);
+    case COLL_REDUCE_SCATTER: return scatters_sums(t, thread, c);
+    case COLL_ALL_GATHER_ROWS: return gathers_rows_of_all(t, thread, c);
+    case COLL_ALL_GATHER_COLS: return gathers_columns(t, thread, c);
+    case COLL_FUSED_NORM: return fuses(t, thread, c);
+    case COLL_ALL_GATHER: return thread != 0 || gathers_bytes(t, c);
+    case COLL_GATHER_ROWS: return thread != 0 || gathers_rows_at_root(t, c);
+    case COLL_BROADCAST: return thread != 0 || broadcasts(t, c);
+    case COLL_OPS: break;
+    }
+    return false;
+}
+
+static bool makes_all_calls(struct team *t, int thread)
+{
+    uint64_t random = t->w->seed;
+
+    for (int i = 0; i < MIXED_CALLS; i++) {
+        struct call c = draw_call(t, i, &random);
+
+        if (thread == 0)
+            fill(t, &c);
+        pthread_barrier_wait(&t->barrier);
+        if (!makes_call(t, thread, &c)) {
+            fprintf(stderr, "rank %d thread %d: call %d, %s by %s of %zu x %zu\n", t->rank, thread,
+                i, coll_op_name(c.op), c.comm->row->name, c.rows, c.cols);
+            return false;
+        }
+        pthread_barrier_wait(&t->barrier);
+    }
+    return true;
+}
+
+static void mixed_calls_give_the_straight_answer_in_every_bit(void **state)
+{
+    (void)state;
+    worlds_run(makes_all_calls, test_seed(), 0);
+}
+
+static void calls_after_measuring_give_it_too(void **state)
 {
     struct world w;
 
     (void)state;
-    for (int size = 2; size <= MOST_RANKS; size++) {
-        world_open(&w, size, 1);
-        w.calls = 200;
-        flag_spin_iterations = size > 2 ? 20 : 2000;
-        run_ranks(&w, gathers_rows);
-        segment_close(&w.segment);
-    }
+    world_open(&w, 3, 2);
+    w.measure_ns = LONG_ENOUGH_NS;
+    w.seed = test_seed();
+    world_run(&w, makes_all_calls);
+    segment_close(&w.segment);
 }
 
-static bool mixes_calls(struct world *w, struct comm *c)
+/* Without a barrier of its own a rank may be one call ahead of another, over and over. */
+static bool repeats_small_sums(struct team *t, int thread)
 {
-    for (int call = 0; call < w->calls; call++) {
-        float x[33], y[4];
-        float mine = (float)(c->rank + call);
-        float want = 0;
+    (void)thread;
+    for (int call = 0; call < 3000; call++) {
+        struct comm *c = t->algorithms[call / 7 % COLL_ALGORITHMS];
+        size_t n = 1 + (size_t)call % 40;
+        float x[40];
 
-        for (int r = 0; r < c->size; r++)
-            want += (float)(r + call);
-        for (int i = 0; i < 33; i++)
-            x[i] = mine;
-        if (c->row->all_reduce_f32(c, 0, 1, x, 33) != STATUS_OK || x[32] != want)
-            return false;
-        if (call % 3 == 0 && (c->row->all_gather(c, &mine, sizeof(mine), y) != STATUS_OK ||
-            y[c->size - 1] != (float)(c->size - 1 + call)))
+        for (size_t i = 0; i < n; i++)
+            x[i] = input(t->rank, call, i);
+        if (c->row->all_reduce_f32(c, 0, 1, x, n) != STATUS_OK ||
+            !same_bits(x[n - 1], wanted_sum(t->size, call, n - 1)))
             return false;
     }
     return true;
 }
 
-static void reduces_and_gathers_do_not_mix_up(void **state)
+static void many_small_sums_in_a_row_are_right(void **state)
+{
+    (void)state;
+    for (int size = 2; size <= MOST_RANKS; size++) {
+        struct world w;
+
+        world_open(&w, size, 1);
+        world_run(&w, repeats_small_sums);
+        segment_close(&w.segment);
+    }
+}
+
+static bool keeps_nan(struct team *t, int thread)
+{
+    for (int a = 0; a < COLL_ALGORITHMS; a++) {
+        float x[3] = {t->rank == 1 ? NAN : 1.0f, t->rank == 0 ? NAN : 5.0f, -1.0f - (float)t->rank};
+
+        if (t->algorithms[a]->row->max_reduce_f32(t->algorithms[a], thread, 1, x, 3) != STATUS_OK ||
+            !isnan(x[0]) || !isnan(x[1]) || x[2] != -1.0f)
+            return false;
+    }
+    return true;
+}
+
+static void maximum_of_a_nan_is_nan(void **state)
 {
     struct world w;
 
     (void)state;
     world_open(&w, 3, 1);
-    flag_spin_iterations = 20;
-    run_ranks(&w, mixes_calls);
-    segment_close(&w.segment);
-}
-
-/* Ends ----------------------------------------------------------------------------------------- */
-
-static bool waits_alone(struct world *w, struct comm *c)
-{
-    float x[4] = {1, 2, 3, 4};
-    char all[16];
-
-    (void)w;
-    return c->row->all_reduce_f32(c, 0, 1, x, 4) == STATUS_DEAD &&
-           c->row->all_gather(c, x, 4, all) == STATUS_DEAD;
-}
-
-static void abort_word_ends_a_wait(void **state)
-{
-    struct world w;
-    pid_t pid;
-
-    (void)state;
-    world_open(&w, 2, 1);
-    w.body = waits_alone;
-    pid = start_rank(&w, 0);
-    nap_ms(50);
-    /* release: as member_fail() sets it */
-    atomic_store_explicit(w.abort_word, 1, memory_order_release);
-    child_must_succeed(pid);
-    segment_close(&w.segment);
-}
-
-/* Rank 1 ends after two calls. */
-static bool loses_its_peer(struct world *w, struct comm *c)
-{
-    float x[17] = {0};
-    enum status s = STATUS_OK;
-    int calls = 0;
-
-    (void)w;
-    while (s == STATUS_OK && (c->rank == 0 || calls < 2)) {
-        s = c->row->all_reduce_f32(c, 0, 1, x, 17);
-        calls += s == STATUS_OK;
-    }
-    if (c->rank == 1)
-        return s == STATUS_OK;
-    return s == STATUS_TIMEOUT && calls == 2 &&
-           strstr(log_last_error(), "rank 0 waited") != NULL &&
-           strstr(log_last_error(), "for rank 1") != NULL;
-}
-
-static void dead_peer_is_named_at_the_deadline(void **state)
-{
-    struct world w;
-
-    (void)state;
-    world_open(&w, 2, 1);
-    w.options.deadline_ns = 1000000000;
-    run_ranks(&w, loses_its_peer);
-    segment_close(&w.segment);
-}
-
-static bool asks_too_much(struct world *w, struct comm *c)
-{
-    static float x[MOST_FLOATS + 1];
-
-    (void)w;
-    return c->row->all_reduce_f32(c, 0, 1, x, MOST_FLOATS + 1) == STATUS_INTERNAL &&
-           c->row->all_gather(c, x, GATHER_BYTES + 1, x) == STATUS_INTERNAL;
-}
-
-static void more_than_there_is_room_for_is_an_error(void **state)
-{
-    struct world w;
-
-    (void)state;
-    world_open(&w, 2, 1);
-    run_ranks(&w, asks_too_much);
-    segment_close(&w.segment);
-}
-
-static void impossible_sizes_are_refused(void **state)
-{
-    struct coll_shm_options o = {.size = 17, .threads = 1};
-    struct comm *comm = NULL;
-
-    (void)state;
-    assert_int_equal(coll_shm_open(&o, &comm), STATUS_INVALID);
-    o.size = 0;
-    assert_int_equal(coll_shm_open(&o, &comm), STATUS_INVALID);
-    assert_null(comm);
-    coll_shm_close(NULL);
-}
-
-static void heap_too_small_is_refused(void **state)
-{
-    struct world w;
-    struct symheap heap;
-    struct comm *comm = NULL;
-
-    (void)state;
-    world_open(&w, 2, 1);
-    assert_int_equal(symheap_attach((char *)w.segment.base + SYMHEAP_PAGE,
-        w.segment.bytes - SYMHEAP_PAGE, 2, SYMHEAP_PAGE, &heap), STATUS_OK);
-    w.options.heap = &heap;
-    assert_int_equal(coll_shm_open(&w.options, &comm), STATUS_NOMEM);
-    assert_null(comm);
-    segment_close(&w.segment);
-}
-
-static void bytes_asked_for_are_bytes_taken(void **state)
-{
-    struct world w;
-    struct symheap heap;
-    struct comm *comm;
-
-    (void)state;
-    world_open(&w, 2, 2);
-    assert_int_equal(symheap_attach((char *)w.segment.base + SYMHEAP_PAGE,
-        w.segment.bytes - SYMHEAP_PAGE, 2, coll_shm_heap_bytes(&w.options), &heap), STATUS_OK);
-    w.options.heap = &heap;
-    assert_int_equal(coll_shm_open(&w.options, &comm), STATUS_OK);
-    assert_true(heap.used <= heap.region_bytes);
-    assert_string_equal(comm->row->name, "shm_oneshot");
-    coll_shm_close(comm);
+    world_run(&w, keeps_nan);
     segment_close(&w.segment);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_reduce_is_the_sum_in_rank_order),
-        cmocka_unit_test(all_gather_brings_everybodys_bytes),
-        cmocka_unit_test(rows_are_gathered_at_the_root_alone),
-        cmocka_unit_test(reduces_and_gathers_do_not_mix_up),
-        cmocka_unit_test(abort_word_ends_a_wait),
-        cmocka_unit_test(dead_peer_is_named_at_the_deadline),
-        cmocka_unit_test(more_than_there_is_room_for_is_an_error),
-        cmocka_unit_test(impossible_sizes_are_refused),
-        cmocka_unit_test(heap_too_small_is_refused),
-        cmocka_unit_test(bytes_asked_for_are_bytes_taken),
+        cmocka_unit_test(mixed_calls_give_the_straight_answer_in_every_bit),
+        cmocka_unit_test(calls_after_measuring_give_it_too),
+        cmocka_unit_test(many_small_sums_in_a_row_are_right),
+        cmocka_unit_test(maximum_of_a_nan_is_nan),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -281,6 +281,88 @@ static void quantising_at_load_needs_a_plain_checkpoint(void **state)
     temp_dir_remove(&dir);
 }
 
+/* Damage ------------------------------------------------------------------------------------- */
+
+static uint32_t state_of_random;
+
+static uint32_t random_below(uint32_t n)
+{
+    state_of_random = state_of_random * 1664525u + 1013904223u;
+    return (uint32_t)((uint64_t)(state_of_random >> 8) * n >> 24);
+}
+
+/* Changes a few bytes of JSON text; NULL when it is none any more. */
+static json_t *damaged(const json_t *config)
+{
+    static const char letters[] = "0123456789-{}[]\",:abcdefginorstu. ";
+    char *text = json_dumps(config, JSON_COMPACT);
+    json_t *changed;
+
+    for (uint32_t i = 1 + random_below(3); i > 0; i--)
+        text[random_below((uint32_t)strlen(text))] = letters[random_below(sizeof(letters) - 1)];
+    changed = json_loads(text, 0, NULL);
+    free(text);
+    return changed;
+}
+
+static void load_all(struct quant_model *m)
+{
+    struct module_shape modules[LAYER_MODULES];
+    struct loaded w;
+
+    layer_modules(&m->cfg, 0, modules);
+    for (int i = 0; i < LAYER_MODULES; i++)
+        if (loaded_part(m, modules[i].name, modules[i].rows, modules[i].cols, 1,
+                modules[i].rows - 1, 3, modules[i].cols - 3, &w) == STATUS_OK)
+            loaded_free(m, &w);
+}
+
+/* A golden checkpoint's tensors under a damaged configuration: loaded or refused, no more. */
+static void try_damage(const char *golden, struct temp_dir *dir, json_t *root, json_t *changed)
+{
+    char target[PATH_MAX + 32];
+    struct quant_model m = {0};
+
+    snprintf(target, sizeof(target), "%s/model.safetensors", golden);
+    json_object_set_new(root, "quantization_config", changed);
+    unlink(temp_dir_file(dir, "model.safetensors"));
+    assert_int_equal(symlink(target, temp_dir_file(dir, "model.safetensors")), 0);
+    assert_int_equal(json_dump_file(root, temp_dir_file(dir, "config.json"), 0), 0);
+    if (quant_model_open(&m, dir->path, NULL, NULL) != STATUS_OK)
+        return;
+    load_all(&m);
+    quant_model_close(&m);
+}
+
+static void damaged_configurations_are_refused_or_loaded(void **state)
+{
+    static const char *const names[] = {"quant/awq_g32", "quant/gptq_v1_dynamic",
+        "quant/ct_w4a16_asym", "quant/ct_fp8_static", "quant/fp8_block_bf16", "quant/ct_w4afp8",
+        "quant/w8a8_int8"};
+    const char *seed = getenv("QUERN_TEST_SEED");
+
+    (void)state;
+    state_of_random = seed != NULL ? (uint32_t)strtoul(seed, NULL, 10) : 1;
+    print_message("# seed %u (QUERN_TEST_SEED)\n", state_of_random);
+    for (int i = 0; i < 7 * 60; i++) {
+        char golden[1024], real[PATH_MAX], path[1100];
+        json_t *root, *changed;
+        struct temp_dir dir;
+
+        assert_non_null(realpath(golden_path(golden, names[i % 7]), real));
+        snprintf(path, sizeof(path), "%s/config.json", golden);
+        root = json_load_file(path, 0, NULL);
+        assert_non_null(root);
+        changed = damaged(json_object_get(root, "quantization_config"));
+        temp_dir_make(&dir);
+        if (changed != NULL)
+            try_damage(real, &dir, root, changed);
+        temp_dir_remove(&dir);
+        json_decref(root);
+    }
+    assert_int_equal(backend_bytes_held(), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -294,6 +376,7 @@ int main(void)
         cmocka_unit_test(a_plain_weight_is_plain_whatever_lies_beside_it),
         cmocka_unit_test(older_files_are_read_beside_the_config),
         cmocka_unit_test(quantising_at_load_needs_a_plain_checkpoint),
+        cmocka_unit_test(damaged_configurations_are_refused_or_loaded),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,327 @@
+/* choose.c - the leader plans, followers execute: also while measuring.
+ *
+ * Each turn the leader broadcasts what to run next; all run it. Only the leader
+ * looks at a clock, so only it decides when the time is spent: for sizes that
+ * were not reached the default table stands. A time is the best of a few
+ * batches of calls: one that was disturbed says nothing about the algorithm.
+ *
+ * What another algorithm must be better by to displace an earlier one of the
+ * table (`margin`) keeps noise out of the choice. */
+#include "parallel/choose.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "ipc/spin.h"
+#include "quern/log.h"
+
+enum {
+    BATCHES = 3,           /* that count, after one that warms both buffers */
+    MOST_CALLS = 16,       /* in a batch */
+    MOST_BYTES = 1 << 20,  /* larger sizes behave alike */
+    BATCH_BYTES = 128 << 10,
+};
+static const float margin = 0.92f;
+
+/* One turn, as the leader broadcasts it: a batch by every algorithm. calls 0: the end. */
+struct turn {
+    uint32_t kind, index, batch, calls; /* batch 0 does not count */
+};
+
+/* What calls work on: all of MOST_BYTES at most. */
+struct scratch {
+    float *x, *y, *out, *w;
+};
+
+int choice_index(size_t bytes)
+{
+    int i = 0;
+
+    /* 45/64 of the next size is the geometric middle: 2^-0.5 */
+    while (i < CHOICE_SIZES - 1 && bytes > ((size_t)CHOICE_LEAST << (i + 1)) / 64 * 45)
+        i++;
+    return i;
+}
+
+static enum coll_op op_of(enum choice_kind kind)
+{
+    return kind == CHOICE_FUSED ? COLL_FUSED_NORM : COLL_ALL_REDUCE;
+}
+
+static bool serves(int algorithm, const struct coll_shm_options *o, enum choice_kind kind,
+    size_t bytes)
+{
+    const struct coll_algorithm *a = coll_algorithms[algorithm];
+    enum coll_op op = op_of(kind);
+
+    return o->size >= a->min_ranks && o->size <= a->max_ranks && (a->ops & 1u << op) != 0 &&
+           bytes <= a->max_bytes(o, op);
+}
+
+/* Two-shot from so many bytes on: found with `quern bench allreduce` on two cores, where ranks
+ * take turns and what counts is the work of all of them together. The fused way pays earlier,
+ * for its sums are read where they lie. */
+static size_t twoshot_from(enum choice_kind kind, int ranks)
+{
+    static const size_t from[CHOICE_KINDS][3] = {
+        [CHOICE_REDUCE] = {2 << 20, 128 << 10, 32 << 10}, /* 2, 3, more ranks */
+        [CHOICE_FUSED] = {256 << 10, 64 << 10, 16 << 10},
+    };
+
+    return from[kind][ranks <= 2 ? 0 : ranks == 3 ? 1 : 2];
+}
+
+void choice_default(const struct coll_shm_options *o, struct choice *out)
+{
+    memset(out, 0, sizeof(*out));
+    for (int k = 0; k < CHOICE_KINDS; k++)
+        for (int i = 0; i < CHOICE_SIZES; i++) {
+            size_t bytes = (size_t)CHOICE_LEAST << i;
+            bool two = bytes >= twoshot_from((enum choice_kind)k, o->size) &&
+                       serves(COLL_SHM_TWOSHOT, o, (enum choice_kind)k, 0);
+
+            out->algorithm[k][i] = two ? COLL_SHM_TWOSHOT : COLL_SHM_ONESHOT;
+        }
+}
+
+/* Measuring ------------------------------------------------------------------------------ */
+
+static size_t most_bytes(const struct coll_shm_options *o)
+{
+    size_t all = o->reduce_floats * sizeof(float);
+
+    return all < MOST_BYTES ? all : MOST_BYTES;
+}
+
+static enum status scratch_open(struct scratch *s, size_t bytes)
+{
+    char *all = calloc(4, bytes);
+
+    if (all == NULL)
+        return log_fail(STATUS_NOMEM, "no memory to measure collectives");
+    s->x = (float *)(void *)all;
+    s->y = s->x + bytes / sizeof(float);
+    s->out = s->y + bytes / sizeof(float);
+    s->w = s->out + bytes / sizeof(float);
+    return STATUS_OK;
+}
+
+/* Rows of the group's width where a size is that long. */
+static struct fused_norm_args fused_args(const struct scratch *s, const struct coll_shm_options *o,
+    size_t floats)
+{
+    size_t cols = o->norm_cols > 0 && o->norm_cols <= floats ? o->norm_cols : floats;
+
+    return (struct fused_norm_args){.out = s->out, .x = s->x, .y = s->y, .w = s->w, .eps = 1e-6f,
+        .rows = floats / cols, .cols = cols};
+}
+
+/* UNSUPPORTED on every rank alike. */
+static enum status run_calls(struct comm *comm, const struct scratch *s,
+    const struct coll_shm_options *o, const struct turn *t, uint32_t calls)
+{
+    size_t floats = ((size_t)CHOICE_LEAST << t->index) / sizeof(float);
+    struct fused_norm_args args = fused_args(s, o, floats);
+    enum status status = STATUS_OK;
+
+    for (uint32_t i = 0; status == STATUS_OK && i < calls; i++)
+        status = t->kind == CHOICE_FUSED ? comm->row->fused_all_reduce_norm(comm, 0, 1, &args)
+                                         : comm->row->all_reduce_f32(comm, 0, 1, s->y, floats);
+    return status;
+}
+
+/* The first call does not count: it pays for ranks that come late. */
+static enum status time_batch(struct comm *comm, const struct scratch *s,
+    const struct coll_shm_options *o, const struct turn *t, float *best)
+{
+    enum status status = run_calls(comm, s, o, t, 1);
+    uint64_t start = spin_now_ns();
+    float us;
+
+    if (status == STATUS_OK)
+        status = run_calls(comm, s, o, t, t->calls);
+    us = (float)(spin_now_ns() - start) * 1e-3f / (float)t->calls;
+    if (status == STATUS_UNSUPPORTED)
+        return STATUS_OK;
+    if (status == STATUS_OK && (*best <= 0 || us < *best))
+        *best = us;
+    return status;
+}
+
+/* All ranks: a batch by each algorithm in turn. */
+static enum status take_turn(struct comm *const comms[COLL_ALGORITHMS], const struct scratch *s,
+    const struct coll_shm_options *o, const struct turn *t, struct choice *c)
+{
+    float unused = 0;
+
+    for (int a = 0; a < COLL_ALGORITHMS; a++) {
+        float *best = t->batch > 0 ? &c->us[t->kind][a][t->index] : &unused;
+        enum status status;
+
+        if (comms[a] == NULL ||
+            !serves(a, o, (enum choice_kind)t->kind, (size_t)CHOICE_LEAST << t->index))
+            continue;
+        status = time_batch(comms[a], s, o, t, best);
+        if (status != STATUS_OK)
+            return status;
+    }
+    return STATUS_OK;
+}
+
+static uint32_t calls_for(size_t bytes)
+{
+    size_t calls = BATCH_BYTES / bytes;
+
+    return calls < 1 ? 1 : calls > MOST_CALLS ? MOST_CALLS : (uint32_t)calls;
+}
+
+/* The turn behind `last`, if there is one left. */
+static struct turn next_turn(const struct coll_shm_options *o, const struct turn *last)
+{
+    struct turn t = *last;
+
+    t.batch = last->batch == BATCHES ? 0 : last->batch + 1;
+    if (t.batch == 0) {
+        bool again = o->add_norm != NULL && last->kind == CHOICE_REDUCE;
+
+        t.kind = again ? CHOICE_FUSED : CHOICE_REDUCE;
+        t.index += again ? 0 : 1;
+    }
+    if (t.index >= CHOICE_SIZES || (size_t)CHOICE_LEAST << t.index > most_bytes(o))
+        t.calls = 0;
+    else
+        t.calls = t.batch == 0 ? 1 : calls_for((size_t)CHOICE_LEAST << t.index);
+    return t;
+}
+
+/* What has no time to be finished says nothing. */
+static void forget(struct choice *c, const struct turn *t)
+{
+    for (int a = 0; a < COLL_ALGORITHMS; a++)
+        c->us[t->kind][a][t->index] = 0;
+}
+
+/* The leader's: what to do after `last`, which took `took`. Where the ranks have no core each at
+ * the moment, the first calls already take long, and times would say nothing. */
+static struct turn decide(const struct coll_shm_options *o, const struct turn *last,
+    uint64_t measure_ns, uint64_t spent, uint64_t took, struct choice *c)
+{
+    struct turn t = next_turn(o, last);
+    bool disturbed = last->index == 0 && last->batch == 0 && took > measure_ns / 10;
+
+    if (last->batch == BATCHES)
+        c->measured = last->index + 1;
+    if (disturbed || (t.calls > 0 && spent + took > measure_ns)) {
+        if (last->batch != BATCHES)
+            forget(c, last);
+        t.calls = 0;
+    }
+    return t;
+}
+
+/* Leader and followers alike; only the leader's turns count, the others' are overwritten. */
+static enum status take_turns(struct comm *const comms[COLL_ALGORITHMS], const struct scratch *s,
+    const struct coll_shm_options *o, uint64_t measure_ns, struct choice *c)
+{
+    struct comm *host = comms[COLL_SHM_ONESHOT];
+    struct turn t = {.calls = most_bytes(o) < CHOICE_LEAST ? 0 : 1};
+    uint64_t begin = spin_now_ns();
+
+    for (;;) {
+        enum status status = host->row->broadcast(host, 0, &t, sizeof(t));
+        uint64_t start = spin_now_ns();
+
+        if (status != STATUS_OK || t.calls == 0)
+            return status;
+        if (t.index >= CHOICE_SIZES || t.kind >= CHOICE_KINDS ||
+            (size_t)CHOICE_LEAST << t.index > most_bytes(o))
+            return log_fail(STATUS_INVALID, "the leader measures a size that this rank has not");
+        status = take_turn(comms, s, o, &t, c);
+        if (status != STATUS_OK)
+            return status;
+        t = decide(o, &t, measure_ns, spin_now_ns() - begin, spin_now_ns() - start, c);
+    }
+}
+
+/* The fastest at size `i`. Where that was not measured the default stands, but for what larger
+ * sizes only make better: more meetings that paid already. */
+static void pick(struct choice *c, int kind, int i)
+{
+    int best = c->algorithm[kind][i], before = i > 0 ? c->algorithm[kind][i - 1] : best;
+    bool known = false;
+
+    for (int a = 0; a < COLL_ALGORITHMS; a++) {
+        float us = c->us[kind][a][i];
+
+        if (us > 0 && (!known || us < c->us[kind][best][i] * margin)) {
+            best = a;
+            known = true;
+        }
+    }
+    if (!known && before > best)
+        best = before;
+    c->algorithm[kind][i] = (uint8_t)best;
+}
+
+enum status choice_measure(struct comm *const comms[COLL_ALGORITHMS],
+    const struct coll_shm_options *o, uint64_t measure_ns, struct choice *out)
+{
+    struct comm *host = comms[COLL_SHM_ONESHOT];
+    struct choice c;
+    uint64_t begin = spin_now_ns();
+    struct scratch s = {0};
+    enum status status;
+
+    choice_default(o, &c);
+    status = scratch_open(&s, most_bytes(o));
+    if (status != STATUS_OK)
+        return status;
+    status = take_turns(comms, &s, o, measure_ns, &c);
+    free(s.x);
+    for (int a = 0; a < COLL_ALGORITHMS; a++)
+        if (comms[a] != NULL)
+            coll_shm_align(comms[a]);
+    if (status != STATUS_OK)
+        return status;
+    for (int i = 0; i < CHOICE_SIZES; i++)
+        for (int kind = 0; kind < CHOICE_KINDS; kind++)
+            pick(&c, kind, i);
+    status = host->row->broadcast(host, 0, &c, sizeof(c));
+    if (status != STATUS_OK)
+        return status;
+    log_debug("collectives of %d ranks: %u sizes measured in %llu us", o->size, c.measured,
+        (unsigned long long)((spin_now_ns() - begin) / 1000));
+    *out = c;
+    return STATUS_OK;
+}
+
+/* Agreement ------------------------------------------------------------------------------ */
+
+static uint64_t hash_of(const struct coll_shm_options *o, const struct choice *c)
+{
+    const uint64_t sizes[] = {(uint64_t)o->size, (uint64_t)o->threads, o->reduce_floats,
+        o->gather_bytes, o->row_floats, o->add_norm != NULL};
+    XXH64_hash_t h = XXH3_64bits(c, sizeof(*c));
+
+    h = XXH3_64bits_withSeed(sizes, sizeof(sizes), h);
+    for (int a = 0; a < COLL_ALGORITHMS; a++)
+        h = XXH3_64bits_withSeed(coll_algorithms[a]->name, strlen(coll_algorithms[a]->name), h);
+    return h;
+}
+
+enum status choice_agree(struct comm *comm, const struct coll_shm_options *o,
+    const struct choice *choice)
+{
+    uint64_t mine = hash_of(o, choice), all[COMM_MAX_RANKS];
+    enum status s = comm->row->all_gather(comm, &mine, sizeof(mine), all);
+
+    for (int r = 0; s == STATUS_OK && r < comm->size; r++)
+        if (all[r] != mine)
+            s = log_fail(STATUS_INVALID,
+                "rank %d would run other collective algorithms than rank %d: are QUERN_COLL, the "
+                "options and the program the same for both?",
+                o->ranks != NULL ? o->ranks[comm->rank] : comm->rank,
+                o->ranks != NULL ? o->ranks[r] : r);
+    return s;
+}

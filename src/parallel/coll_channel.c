@@ -1,0 +1,110 @@
+/* coll_channel.c - a barrier by flags: raise ours, look at everybody's.
+ *
+ * No counter is shared: each flag has one writer, so a meeting costs each rank
+ * one store and size - 1 reads of lines that move once. The deadline's clock is
+ * read only when somebody is late.
+ *
+ * E1 data -> flag_publish -> flag_wait -> read: bytes exist before the flag says so. */
+#include "parallel/coll_channel.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "ipc/flag.h"
+#include "ipc/spin.h"
+#include "quern/log.h"
+
+static size_t page_up(size_t bytes)
+{
+    return (bytes + SYMHEAP_PAGE - 1) & ~(size_t)(SYMHEAP_PAGE - 1);
+}
+
+size_t channel_heap_bytes(int threads, size_t bytes0, size_t bytes1)
+{
+    return page_up(bytes0) + page_up(bytes1) + page_up((size_t)threads * sizeof(struct shm_flag));
+}
+
+enum status channel_open(struct channel *ch, const struct channel_peers *peers, size_t bytes0,
+    size_t bytes1)
+{
+    size_t flag_bytes = (size_t)peers->threads * sizeof(struct shm_flag);
+    struct channel c = {.peers = peers, .bytes = {bytes0, bytes1}};
+    enum status s = symheap_alloc(peers->heap, bytes0, SYMHEAP_PAGE, &c.data[0]);
+
+    if (s == STATUS_OK)
+        s = symheap_alloc(peers->heap, bytes1, SYMHEAP_PAGE, &c.data[1]);
+    if (s == STATUS_OK)
+        s = symheap_alloc(peers->heap, flag_bytes, SYMHEAP_PAGE, &c.flags);
+    if (s != STATUS_OK)
+        return s;
+    c.epoch = aligned_alloc(CHANNEL_LINE, (size_t)peers->threads * CHANNEL_LINE);
+    if (c.epoch == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for a channel of %d threads", peers->threads);
+    memset(c.epoch, 0, (size_t)peers->threads * CHANNEL_LINE);
+    *ch = c;
+    return STATUS_OK;
+}
+
+void channel_close(struct channel *ch)
+{
+    free(ch->epoch);
+    *ch = (struct channel){0};
+}
+
+static uint32_t *epoch_of(struct channel *ch, int thread)
+{
+    return &ch->epoch[(size_t)thread * (CHANNEL_LINE / sizeof(uint32_t))];
+}
+
+static struct shm_flag *flag_of(const struct channel *ch, int place, int thread)
+{
+    const struct channel_peers *p = ch->peers;
+
+    return (struct shm_flag *)symheap_at(p->heap, (uint32_t)p->ranks[place], ch->flags) + thread;
+}
+
+uint32_t channel_next(struct channel *ch, int thread)
+{
+    return ++*epoch_of(ch, thread);
+}
+
+static enum status wait_for(const struct channel *ch, int place, int thread, uint32_t epoch,
+    uint64_t deadline)
+{
+    const struct channel_peers *p = ch->peers;
+    enum status s = flag_wait(flag_of(ch, place, thread), epoch, p->abort_word, deadline); /* E1 */
+
+    if (s == STATUS_TIMEOUT)
+        return log_fail(s, "rank %d waited %llu s for rank %d in a collective: is it stopped?",
+            p->ranks[p->rank], (unsigned long long)(p->deadline_ns / 1000000000u),
+            p->ranks[place]);
+    return s;
+}
+
+enum status channel_meet(struct channel *ch, int thread, uint32_t epoch)
+{
+    const struct channel_peers *p = ch->peers;
+    uint64_t deadline = 0;
+    enum status s = STATUS_OK;
+
+    flag_publish(flag_of(ch, p->rank, thread), epoch); /* E1 */
+    for (int r = 0; s == STATUS_OK && r < p->size; r++) {
+        /* flag_value() acquires: E1 */
+        if (r == p->rank || (int32_t)(flag_value(flag_of(ch, r, thread)) - epoch) >= 0)
+            continue;
+        if (deadline == 0)
+            deadline = spin_deadline_ns(p->deadline_ns);
+        s = wait_for(ch, r, thread, epoch, deadline);
+    }
+    return s;
+}
+
+void channel_align(struct channel *ch)
+{
+    uint32_t epoch = *epoch_of(ch, 0);
+
+    for (int t = 1; t < ch->peers->threads; t++) {
+        *epoch_of(ch, t) = epoch;
+        flag_publish(flag_of(ch, ch->peers->rank, t), epoch); /* E1 */
+    }
+}

@@ -1,0 +1,244 @@
+/* bench_allreduce.c - quern bench allreduce: every algorithm at every size, and what is chosen.
+ *
+ * The limit beside each size is what no algorithm can beat on this machine,
+ * from the same run: a flag's way between two ranks, and a copy out of and into
+ * a rank's own memory at the fastest rate of any size, for as many ranks as
+ * share a core. */
+#include <jansson.h>
+#include <stdio.h>
+
+#include "base/options.h"
+#include "cli/cli.h"
+#include "quern/log.h"
+#include "tools/bench_collectives.h"
+#include "tools/tools.h"
+
+struct allreduce_options {
+    int tp, effort;
+    bool json, tp_given;
+};
+
+static const struct option_row allreduce_rows[] = {
+    {"tp", 0, OPTION_INT, offsetof(struct allreduce_options, tp), "N",
+        "ranks (default: 2, and then 4)", 2, COMM_MAX_RANKS,
+        offsetof(struct allreduce_options, tp_given)},
+    {"effort", 0, OPTION_INT, offsetof(struct allreduce_options, effort), "N",
+        "batches of each way at each size, the best counts (default 24)", 1, 1000, 0},
+    {"json", 0, OPTION_FLAG, offsetof(struct allreduce_options, json), NULL,
+        "print figures as JSON", 0, 0, 0},
+    {0},
+};
+
+/* The fastest copy of all sizes, in microseconds a byte. */
+static double copy_us_per_byte(const struct bench_group *g)
+{
+    double best = g->sizes[0].copy_us / (double)bench_reduce_bytes(0);
+
+    for (int i = 1; i < BENCH_REDUCE_SIZES; i++) {
+        double us = g->sizes[i].copy_us / (double)bench_reduce_bytes(i);
+
+        best = us < best ? us : best;
+    }
+    return best;
+}
+
+static double limit_us(const struct bench_group *g, int size)
+{
+    int turns = (g->ranks + g->cores - 1) / g->cores;
+
+    return g->round_trip_us / 2 +
+           2 * copy_us_per_byte(g) * (double)bench_reduce_bytes(size) * turns;
+}
+
+/* The fastest of the algorithms that serve, from way `first` on. */
+static int fastest(const struct bench_reduce *r, int first)
+{
+    int best = first;
+
+    for (int a = 0; a < COLL_ALGORITHMS; a++)
+        if (r->us[first + a] > 0 && (r->us[best] <= 0 || r->us[first + a] < r->us[best]))
+            best = first + a;
+    return best;
+}
+
+static double ratio_to_best(const struct bench_reduce *r, int automatic, int first)
+{
+    return r->us[automatic] / r->us[fastest(r, first)];
+}
+
+static const char *chosen(const struct bench_group *g, enum choice_kind kind, int size)
+{
+    int i = choice_index(bench_reduce_bytes(size));
+
+    return coll_algorithms[g->choice.algorithm[kind][i]]->name;
+}
+
+static double worst_ratio(const struct bench_group *g, int automatic, int first)
+{
+    double worst = 0;
+
+    for (int i = 0; i < BENCH_REDUCE_SIZES; i++) {
+        double ratio = ratio_to_best(&g->sizes[i], automatic, first);
+
+        worst = ratio > worst ? ratio : worst;
+    }
+    return worst;
+}
+
+/* As a table ------------------------------------------------------------------------------ */
+
+static void print_us(double us)
+{
+    if (us > 0)
+        printf(" %11.2f", us);
+    else
+        printf(" %11s", "-");
+}
+
+static void print_reduce(const struct bench_group *g)
+{
+    printf("%9s %11s", "bytes", "limit us");
+    for (int a = 0; a < COLL_ALGORITHMS; a++)
+        printf(" %11s", coll_algorithms[a]->name);
+    printf(" %11s %7s %8s  %s\n", "auto us", "GB/s", "to best", "chosen");
+    for (int i = 0; i < BENCH_REDUCE_SIZES; i++) {
+        const struct bench_reduce *r = &g->sizes[i];
+
+        printf("%9zu", bench_reduce_bytes(i));
+        print_us(limit_us(g, i));
+        for (int way = BENCH_REDUCE; way <= BENCH_AUTO; way++)
+            print_us(r->us[way]);
+        printf(" %7.2f %8.2f  %s\n",
+            (double)bench_reduce_bytes(i) * 1e-3 / r->us[BENCH_AUTO],
+            ratio_to_best(r, BENCH_AUTO, BENCH_REDUCE), chosen(g, CHOICE_REDUCE, i));
+    }
+}
+
+static void print_fused(const struct bench_group *g)
+{
+    printf("\nwith residual and norm, rows of %d:\n%9s %11s", BENCH_NORM_COLS, "bytes",
+        "unfused us");
+    for (int a = 0; a < COLL_ALGORITHMS; a++)
+        printf(" %11s", coll_algorithms[a]->name);
+    printf(" %11s %7s %8s  %s\n", "auto us", "gain", "to best", "chosen");
+    for (int i = 0; i < BENCH_REDUCE_SIZES; i++) {
+        const struct bench_reduce *r = &g->sizes[i];
+
+        printf("%9zu", bench_reduce_bytes(i));
+        for (int way = BENCH_UNFUSED; way <= BENCH_FUSED_AUTO; way++)
+            print_us(r->us[way]);
+        printf(" %7.2f %8.2f  %s\n", r->us[BENCH_UNFUSED] / r->us[BENCH_FUSED_AUTO],
+            ratio_to_best(r, BENCH_FUSED_AUTO, BENCH_FUSED), chosen(g, CHOICE_FUSED, i));
+    }
+}
+
+static void print_group(const struct bench_group *g)
+{
+    printf("all-reduce of float32 over %d ranks on %d cores; a flag's round trip %.2f us, "
+           "memcpy %.1f GB/s\n",
+        g->ranks, g->cores, g->round_trip_us, 1e-3 / copy_us_per_byte(g));
+    if (g->choice.measured > 0)
+        printf("chosen by measuring %u sizes\n\n", g->choice.measured);
+    else
+        printf("chosen by the default table%s\n\n",
+            g->ranks > g->cores ? ": ranks take turns on the cores" : "");
+    print_reduce(g);
+    print_fused(g);
+    printf("\nthe automatic choice is at most %.2f times the best (goal 1.10); fused %.2f\n\n",
+        worst_ratio(g, BENCH_AUTO, BENCH_REDUCE), worst_ratio(g, BENCH_FUSED_AUTO, BENCH_FUSED));
+}
+
+/* As JSON --------------------------------------------------------------------------------- */
+
+static json_t *ways_json(const struct bench_reduce *r, int first)
+{
+    json_t *us = json_object();
+
+    for (int a = 0; a < COLL_ALGORITHMS; a++)
+        if (r->us[first + a] > 0)
+            json_object_set_new(us, coll_algorithms[a]->name, json_real(r->us[first + a]));
+    return us;
+}
+
+static json_t *size_json(const struct bench_group *g, int i)
+{
+    const struct bench_reduce *r = &g->sizes[i];
+
+    return json_pack("{s:I, s:f, s:o, s:f, s:f, s:s, s:f, s:{s:f, s:o, s:f, s:s, s:f}}", "bytes",
+        (json_int_t)bench_reduce_bytes(i), "limit_us", limit_us(g, i), "us",
+        ways_json(r, BENCH_REDUCE), "auto_us", r->us[BENCH_AUTO], "gb_per_s",
+        (double)bench_reduce_bytes(i) * 1e-3 / r->us[BENCH_AUTO], "chosen",
+        chosen(g, CHOICE_REDUCE, i), "ratio_to_best", ratio_to_best(r, BENCH_AUTO, BENCH_REDUCE),
+        "with_norm", "unfused_us", r->us[BENCH_UNFUSED], "fused_us", ways_json(r, BENCH_FUSED),
+        "auto_us", r->us[BENCH_FUSED_AUTO], "chosen", chosen(g, CHOICE_FUSED, i), "ratio_to_best",
+        ratio_to_best(r, BENCH_FUSED_AUTO, BENCH_FUSED));
+}
+
+static json_t *group_json(const struct bench_group *g)
+{
+    json_t *sizes = json_array();
+
+    for (int i = 0; i < BENCH_REDUCE_SIZES; i++)
+        json_array_append_new(sizes, size_json(g, i));
+    return json_pack("{s:i, s:i, s:f, s:f, s:i, s:f, s:f, s:f, s:o}", "ranks", g->ranks, "cores",
+        g->cores, "flag_round_trip_us", g->round_trip_us, "memcpy_gb_per_s",
+        1e-3 / copy_us_per_byte(g), "measured_sizes", (int)g->choice.measured,
+        "worst_ratio_to_best", worst_ratio(g, BENCH_AUTO, BENCH_REDUCE), "worst_fused_ratio",
+        worst_ratio(g, BENCH_FUSED_AUTO, BENCH_FUSED), "goal_ratio", 1.1, "sizes", sizes);
+}
+
+static enum status print_json(const struct bench_group *groups, int n)
+{
+    json_t *all = json_array();
+    int failed = 0;
+
+    for (int i = 0; i < n; i++)
+        failed |= json_array_append_new(all, group_json(&groups[i]));
+    failed |= json_dumpf(all, stdout, JSON_INDENT(2)) != 0;
+    putchar('\n');
+    json_decref(all);
+    return failed ? log_fail(STATUS_NOMEM, "the figures cannot be printed as JSON") : STATUS_OK;
+}
+
+static void usage(void)
+{
+    printf("quern bench allreduce [--tp N] [--json]\n\nTimes the all-reduce between forked ranks "
+           "by each algorithm and by the automatic\nchoice, alone and fused with residual and "
+           "norm. QUERN_COLL=NAME forces one.\n\n");
+    options_print(allreduce_rows);
+}
+
+static enum status measure(const struct allreduce_options *o, struct bench_group groups[2], int *n)
+{
+    enum status s;
+
+    *n = o->tp_given ? 1 : 2;
+    s = bench_group_measure(o->tp_given ? o->tp : 2, o->effort, &groups[0]);
+    if (s == STATUS_OK && *n == 2)
+        s = bench_group_measure(4, o->effort, &groups[1]);
+    return s;
+}
+
+int command_bench_allreduce(int argc, char **argv)
+{
+    struct allreduce_options o = {.effort = 24};
+    struct bench_group groups[2];
+    int first, n;
+    enum status s = options_parse(allreduce_rows, argc, argv, &o, &first);
+
+    if (s == STATUS_CLOSED) {
+        usage();
+        return EXIT_DONE;
+    }
+    if (s == STATUS_OK && first < argc)
+        s = log_fail(STATUS_INVALID,
+            "quern bench allreduce takes no argument: see quern bench allreduce --help");
+    if (s != STATUS_OK)
+        return EXIT_USAGE;
+    s = measure(&o, groups, &n);
+    if (s == STATUS_OK && o.json)
+        s = print_json(groups, n);
+    for (int i = 0; s == STATUS_OK && !o.json && i < n; i++)
+        print_group(&groups[i]);
+    return s == STATUS_OK ? EXIT_DONE : EXIT_FAILED;
+}

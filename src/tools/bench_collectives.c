@@ -1,0 +1,338 @@
+/* bench_collectives.c - all ranks run the same fixed calls; rank 0 looks at its clock.
+ *
+ * The ways take turns, a batch each, and the best batch of each counts: what
+ * disturbs the machine for a while disturbs none of the ways in particular.
+ * Each batch begins with a call that does not count, so that no way pays for
+ * the caches that another has filled. Algorithms are the dispatcher's own, on
+ * its buffers: the dispatcher is compared with nothing but its choice. */
+#include "tools/bench_collectives.h"
+
+#include <errno.h>
+#include <hwloc.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cores.h"
+#include "ipc/flag.h"
+#include "ipc/segment.h"
+#include "ipc/spin.h"
+#include "kernels/cpu/cpu.h"
+#include "parallel/coll_auto.h"
+#include "quern/log.h"
+
+enum { FLAG_TRIPS = 4000, FLAG_BATCHES = 8, BATCH_BYTES = 512 << 10, MOST_CALLS = 48 };
+static const uint64_t deadline_ns = 60 * UINT64_C(1000000000);
+
+/* On the segment's first pages. */
+struct shared {
+    _Alignas(64) _Atomic uint32_t abort_word; /* a rank that fails */
+    struct shm_flag ping, pong;               /* ranks 0 and 1 */
+    struct bench_group group;                 /* rank 0 */
+    char error[LOG_LINE_BYTES];               /* the first rank that fails */
+};
+
+/* One rank. */
+struct bencher {
+    struct shared *shared;
+    struct coll_shm_options o;
+    struct symheap heap;
+    struct comm *comm;
+    float *x, *y, *out, *w;
+    int effort;
+};
+
+static size_t shared_bytes(void)
+{
+    return (sizeof(struct shared) + SYMHEAP_PAGE - 1) / SYMHEAP_PAGE * SYMHEAP_PAGE;
+}
+
+static enum status options_make(int ranks, struct coll_shm_options *o)
+{
+    struct cpu_kernels kernels;
+    enum status s = cpu_kernels_select(NULL, &kernels);
+
+    if (s == STATUS_OK)
+        *o = (struct coll_shm_options){
+            .size = ranks,
+            .threads = 1,
+            .reduce_floats = bench_reduce_bytes(BENCH_REDUCE_SIZES - 1) / sizeof(float),
+            .gather_bytes = SYMHEAP_PAGE,
+            .norm_cols = BENCH_NORM_COLS,
+            .deadline_ns = deadline_ns,
+            .sum_ranks = kernels.sum_ranks,
+            .add_norm = kernels.add_norm,
+        };
+    return s;
+}
+
+/* What this machine can do --------------------------------------------------------------- */
+
+static enum status round_trips(struct bencher *b, uint32_t from, uint32_t n)
+{
+    struct shared *sh = b->shared;
+    struct shm_flag *mine = b->o.rank == 0 ? &sh->ping : &sh->pong;
+    struct shm_flag *theirs = b->o.rank == 0 ? &sh->pong : &sh->ping;
+    uint64_t deadline = spin_deadline_ns(deadline_ns);
+    enum status s = STATUS_OK;
+
+    for (uint32_t i = from; s == STATUS_OK && i < from + n; i++) {
+        if (b->o.rank == 0)
+            flag_publish(mine, i);
+        s = flag_wait(theirs, i, &sh->abort_word, deadline);
+        if (s == STATUS_OK && b->o.rank == 1)
+            flag_publish(mine, i);
+    }
+    return s;
+}
+
+/* Ranks 0 and 1, while the others sleep in the next collective. */
+static enum status measure_flags(struct bencher *b)
+{
+    unsigned spins = flag_spin_iterations;
+    double best = 0;
+    enum status s = STATUS_OK;
+
+    flag_spin_iterations = 2000;
+    for (uint32_t i = 0; s == STATUS_OK && i < FLAG_BATCHES; i++) {
+        uint64_t start = spin_now_ns();
+        double us;
+
+        s = round_trips(b, 1 + i * FLAG_TRIPS, FLAG_TRIPS);
+        us = (double)(spin_now_ns() - start) * 1e-3 / FLAG_TRIPS;
+        best = i == 0 || us < best ? us : best;
+    }
+    flag_spin_iterations = spins;
+    if (b->o.rank == 0)
+        b->shared->group.round_trip_us = best;
+    return s;
+}
+
+static double time_copies(struct bencher *b, size_t bytes, int calls)
+{
+    uint64_t start = spin_now_ns();
+
+    for (int i = 0; i < calls; i++) {
+        memcpy(b->out, b->y, bytes);
+        __asm__ __volatile__("" ::: "memory"); /* every copy is made */
+    }
+    return (double)(spin_now_ns() - start) * 1e-3 / calls;
+}
+
+/* Ways ----------------------------------------------------------------------------------- */
+
+static struct fused_norm_args norm_args(const struct bencher *b, size_t floats)
+{
+    size_t cols = floats < BENCH_NORM_COLS ? floats : BENCH_NORM_COLS;
+
+    return (struct fused_norm_args){.out = b->out, .x = b->x, .y = b->y, .w = b->w, .eps = 1e-6f,
+        .rows = floats / cols, .cols = cols};
+}
+
+static enum status call_once(struct bencher *b, int way, size_t floats)
+{
+    struct fused_norm_args a = norm_args(b, floats);
+    struct comm *c = b->comm;
+    enum status s;
+
+    if (way >= BENCH_FUSED) {
+        if (way < BENCH_FUSED_AUTO)
+            c = coll_auto_algorithm(b->comm, way - BENCH_FUSED);
+        return c->row->fused_all_reduce_norm(c, 0, 1, &a);
+    }
+    if (way < BENCH_AUTO)
+        c = coll_auto_algorithm(b->comm, way - BENCH_REDUCE);
+    s = c->row->all_reduce_f32(c, 0, 1, b->y, floats);
+    if (s == STATUS_OK && way == BENCH_UNFUSED)
+        b->o.add_norm(a.out, a.x, a.y, a.w, a.eps, (uint32_t)a.cols, 0, (uint32_t)a.rows);
+    return s;
+}
+
+static enum status run_batch(struct bencher *b, int way, size_t floats, int calls, double *best)
+{
+    enum status s = call_once(b, way, floats);
+    uint64_t start = spin_now_ns();
+    double us;
+
+    for (int i = 0; s == STATUS_OK && i < calls; i++)
+        s = call_once(b, way, floats);
+    us = (double)(spin_now_ns() - start) * 1e-3 / calls;
+    if (s == STATUS_UNSUPPORTED)
+        return STATUS_OK;
+    if (s == STATUS_OK && (*best <= 0 || us < *best))
+        *best = us;
+    return s;
+}
+
+static enum status measure_size(struct bencher *b, int size)
+{
+    size_t bytes = bench_reduce_bytes(size), floats = bytes / sizeof(float);
+    size_t calls = 1 + BATCH_BYTES / bytes;
+    struct bench_reduce r = {0};
+    enum status s = STATUS_OK;
+
+    if (calls > MOST_CALLS)
+        calls = MOST_CALLS;
+    for (int batch = 0; batch < b->effort; batch++) {
+        double us = time_copies(b, bytes, (int)calls);
+
+        r.copy_us = batch == 0 || us < r.copy_us ? us : r.copy_us;
+        for (int i = 0; s == STATUS_OK && i < BENCH_WAYS; i++) {
+            int way = (i + batch) % BENCH_WAYS; /* each comes after each other one */
+
+            s = run_batch(b, way, floats, (int)calls, &r.us[way]);
+        }
+    }
+    if (s == STATUS_OK && b->o.rank == 0)
+        b->shared->group.sizes[size] = r;
+    return s;
+}
+
+static enum status measure_all(struct bencher *b)
+{
+    char all[COMM_MAX_RANKS];
+    enum status s = b->o.rank < 2 ? measure_flags(b) : STATUS_OK;
+
+    if (s == STATUS_OK) /* the others waited here */
+        s = b->comm->row->all_gather(b->comm, "", 1, all);
+    for (int i = 0; s == STATUS_OK && i < BENCH_REDUCE_SIZES; i++)
+        s = measure_size(b, i);
+    if (b->o.rank == 0)
+        b->shared->group.choice = *coll_auto_choice(b->comm);
+    return s;
+}
+
+/* Ranks ---------------------------------------------------------------------------------- */
+
+static enum status buffers_open(struct bencher *b)
+{
+    size_t n = b->o.reduce_floats;
+
+    b->x = malloc(4 * n * sizeof(float));
+    if (b->x == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for buffers of %zu floats", n);
+    b->y = b->x + n;
+    b->out = b->y + n;
+    b->w = b->out + n;
+    /* Zeros: sums of sums of sums stay what they are. Written, so that pages are there. */
+    memset(b->x, 0, 4 * n * sizeof(float));
+    return STATUS_OK;
+}
+
+/* Ranks dealt out over the cores: where a scheduler happens to put them would be another
+ * measurement. */
+static void pin(int rank)
+{
+    hwloc_topology_t t = cores_topology(CORES_ALONE);
+    hwloc_obj_t core = NULL;
+    cpu_set_t set;
+
+    CPU_ZERO(&set);
+    if (t != NULL)
+        core = hwloc_get_obj_by_type(t, HWLOC_OBJ_CORE, (unsigned)(rank % cores_usable()));
+    if (core != NULL) {
+        CPU_SET((size_t)hwloc_bitmap_first(core->cpuset), &set);
+        sched_setaffinity(0, sizeof(set), &set); /* refused: then it is as it is */
+    }
+    if (t != NULL)
+        hwloc_topology_destroy(t);
+}
+
+static enum status live(struct bencher *b, const struct segment *segment, int rank)
+{
+    bool measure = b->o.size <= b->shared->group.cores;
+    size_t at = shared_bytes();
+    enum status s = symheap_attach((char *)segment->base + at, segment->bytes - at,
+        (uint32_t)b->o.size, coll_auto_heap_bytes(&b->o), &b->heap);
+
+    b->o.heap = &b->heap;
+    b->o.abort_word = &b->shared->abort_word;
+    b->o.rank = rank;
+    flag_spin_iterations = measure ? 2000 : 0;
+    pin(rank);
+    if (s == STATUS_OK)
+        s = buffers_open(b);
+    if (s == STATUS_OK)
+        s = coll_auto_open(&b->o, measure ? CHOICE_BUDGET_NS : 0, &b->comm);
+    if (s == STATUS_OK)
+        s = measure_all(b);
+    coll_auto_close(b->comm);
+    free(b->x);
+    return s;
+}
+
+/* A rank's whole life. */
+static void run_rank(struct bencher *b, const struct segment *segment, int rank, pid_t parent)
+{
+    enum status s = STATUS_DEAD;
+    uint32_t none = 0;
+
+    log_set_sink(NULL, NULL); /* the parent tells, once */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent)
+        s = live(b, segment, rank);
+    /* acq_rel: the parent reads the line when it has reaped us */
+    if (s != STATUS_OK && atomic_compare_exchange_strong_explicit(&b->shared->abort_word, &none, 1,
+                              memory_order_acq_rel, memory_order_relaxed))
+        memcpy(b->shared->error, log_last_error(), strlen(log_last_error()) + 1);
+    _exit(s == STATUS_OK ? 0 : 1);
+}
+
+/* All ranks to their end; false when one failed. */
+static bool reap(const pid_t *pids, int n)
+{
+    bool good = true;
+
+    for (int r = 0; r < n; r++) {
+        int status = -1;
+
+        while (waitpid(pids[r], &status, 0) < 0 && errno == EINTR)
+            ;
+        good = good && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    }
+    return good;
+}
+
+static enum status run_ranks(struct bencher *b, const struct segment *segment)
+{
+    pid_t pids[COMM_MAX_RANKS], self = getpid();
+    int n;
+
+    for (n = 0; n < b->o.size; n++) {
+        pids[n] = fork();
+        if (pids[n] == 0)
+            run_rank(b, segment, n, self);
+        if (pids[n] < 0)
+            break;
+    }
+    if (n < b->o.size) /* release: ends those that wait for the others */
+        atomic_store_explicit(&b->shared->abort_word, 1, memory_order_release);
+    if (!reap(pids, n) || n < b->o.size)
+        return log_fail(STATUS_DEAD, "bench: a rank failed: %s",
+            b->shared->error[0] != '\0' ? b->shared->error : "it was killed, or could not start");
+    return STATUS_OK;
+}
+
+enum status bench_group_measure(int ranks, int effort, struct bench_group *out)
+{
+    struct bencher b = {.effort = effort};
+    struct segment segment;
+    enum status s = options_make(ranks, &b.o);
+
+    if (s != STATUS_OK)
+        return s;
+    s = segment_create("quern-bench", shared_bytes() +
+        symheap_bytes((uint32_t)ranks, coll_auto_heap_bytes(&b.o)), &segment);
+    if (s != STATUS_OK)
+        return s;
+    b.shared = segment.base;
+    b.shared->group = (struct bench_group){.ranks = ranks, .cores = cores_usable()};
+    s = run_ranks(&b, &segment);
+    if (s == STATUS_OK)
+        *out = b.shared->group;
+    segment_close(&segment);
+    return s;
+}

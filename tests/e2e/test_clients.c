@@ -1,0 +1,249 @@
+/* test_clients.c - clients that are many, slow, or gone, on one server.
+ *
+ * Whatever they do, slots and KV blocks come back: after each test a good
+ * client still gets the right answer, and at the end the server stops in good
+ * order. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/e2e/raw_client.h"
+
+enum { MANY = 300, ABRUPT = 200 };
+
+static struct raw_server server;
+
+static const char prompt[] = "Once upon a time";
+#define PROMPT prompt, sizeof(prompt) - 1
+
+/* The text worker is stopped meanwhile, so nothing is taken off the pile. */
+static void prompts_that_wait_take_a_bounded_memory(void **state)
+{
+    enum { BYTES = 15 << 20, PROMPTS = 20, FIT = 17 };
+    char *mem = calloc(1, BYTES);
+    struct raw_server other;
+    struct raw_client c;
+    pid_t text_worker;
+
+    (void)state;
+    assert_non_null(mem);
+    mem[0] = '\xff'; /* an error at once, once it is looked at */
+    raw_server_start(&other, NULL);
+    raw_assert_well(&other);
+    text_worker = raw_server_member(&other, "quern-text");
+    kill(text_worker, SIGSTOP);
+    raw_connect(&c, &other);
+    for (uint64_t id = 1; id <= PROMPTS; id++)
+        assert_true(raw_submit(&c, id, raw_params(SUBMIT_TEXT, 1), mem, BYTES));
+    for (uint64_t id = FIT + 1; id <= PROMPTS; id++)
+        raw_refused(&c, id, "the prompts of 17 requests take 255 MiB already: try again later");
+    kill(text_worker, SIGCONT);
+    for (uint64_t id = 1; id <= FIT; id++)
+        raw_refused(&c, id, "not UTF-8");
+    raw_close(&c);
+    raw_server_stop(&other, "");
+    free(mem);
+}
+
+/* Stage 0: at once, while it is encoded; 1: while it waits or runs; 2: in mid-answer. */
+static void abrupt_ends_in_every_stage_leave_nothing(void **state)
+{
+    struct frame_submit p = raw_params(SUBMIT_TEXT, 1000);
+
+    (void)state;
+    p.flags = SUBMIT_IGNORE_EOS;
+    for (int i = 0; i < ABRUPT; i++) {
+        const struct linger none = {.l_onoff = 1};
+        struct raw_client c;
+
+        raw_connect(&c, &server);
+        setsockopt(c.fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+        for (uint64_t id = 1; id <= 1u + (unsigned)i % 20; id++)
+            assert_true(raw_submit(&c, id, p, PROMPT));
+        if (i % 3 == 1)
+            nanosleep(&(struct timespec){.tv_nsec = i * 20000L}, NULL);
+        else if (i % 3 == 2)
+            free(raw_await(&c, FRAME_TOKENS).payload);
+        if (i % 5 == 0)
+            shutdown(c.fd, SHUT_WR);
+        raw_close(&c);
+    }
+    raw_assert_well(&server);
+}
+
+static void cancels_race_with_everything(void **state)
+{
+    struct frame_submit p = raw_params(SUBMIT_TEXT, 30);
+    struct raw_client c;
+    char *text;
+
+    (void)state;
+    raw_connect(&c, &server);
+    for (uint64_t id = 0; id < 50; id++) /* of nobody */
+        assert_true(raw_send_frame(&c, FRAME_CANCEL, id * 7919, NULL, 0));
+    for (uint64_t id = 1; id <= ABRUPT; id++) {
+        assert_true(raw_submit(&c, id, p, PROMPT));
+        if (id % 4 == 1)
+            nanosleep(&(struct timespec){.tv_nsec = (long)id * 10000L}, NULL);
+        for (uint64_t back = 0; back < 3 && back < id; back++)
+            assert_true(raw_send_frame(&c, FRAME_CANCEL, id - back, NULL, 0));
+    }
+    assert_true(raw_submit(&c, ABRUPT + 1, p, PROMPT));
+    assert_int_equal(raw_answer(&c, ABRUPT + 1, &text), FRAME_DONE);
+    free(text);
+    raw_close(&c);
+    raw_assert_well(&server);
+}
+
+/* Each ends once, in whatever order, and with the same words. */
+static void many_requests_on_one_connection_all_get_the_same_answer(void **state)
+{
+    struct frame_submit p = raw_params(SUBMIT_TEXT, 12);
+    static char answers[MANY + 1][256];
+    static int ends[MANY + 1];
+    struct raw_client c;
+
+    (void)state;
+    raw_connect(&c, &server);
+    for (uint64_t id = 1; id <= MANY; id++)
+        assert_true(raw_submit(&c, id, p, PROMPT));
+    for (int left = MANY; left > 0;) {
+        struct raw_frame f;
+        struct frame_tokens t;
+
+        assert_true(raw_next(&c, &f));
+        assert_int_not_equal(f.header.type, FRAME_ERROR);
+        if (f.header.type == FRAME_TOKENS) {
+            memcpy(&t, f.payload, sizeof(t));
+            assert_int_equal(ends[f.header.id], 0);
+            strcat(answers[f.header.id], (char *)f.payload + f.header.bytes - t.text_bytes);
+        }
+        if (f.header.type == FRAME_DONE) {
+            ends[f.header.id]++;
+            left--;
+        }
+        free(f.payload);
+    }
+    for (int i = 1; i <= MANY; i++) {
+        assert_int_equal(ends[i], 1);
+        assert_string_equal(answers[i], answers[1]);
+    }
+    raw_close(&c);
+    raw_assert_well(&server);
+}
+
+/* RESUMEs of 1 .. 1000: what costs little to ask and more to answer. */
+static bool ask_a_lot(struct raw_client *c)
+{
+    static unsigned char many[24 * 1000];
+
+    for (size_t i = 0; i < 1000; i++)
+        memcpy(many + 24 * i,
+            &(struct frame_header){.bytes = 8, .type = FRAME_RESUME, .id = i + 1},
+            sizeof(struct frame_header));
+    return raw_send(c, many, sizeof(many));
+}
+
+static void a_client_that_does_not_read_is_let_go(void **state)
+{
+    struct raw_client c;
+    int rounds = 0;
+
+    (void)state;
+    raw_connect(&c, &server);
+    while (rounds < 4000 && ask_a_lot(&c))
+        rounds++;
+    assert_in_range(rounds, 100, 3999); /* 64 MiB of answers, of 72 bytes each */
+    raw_close(&c);
+    raw_assert_well(&server);
+}
+
+/* Far more than a socket holds, so sends are cut in the middle of frames. */
+static void a_slow_reader_gets_everything_in_order(void **state)
+{
+    enum { ROUNDS = 20, ID = 5000 };
+    struct frame_submit p = raw_params(SUBMIT_TEXT, 100);
+    struct raw_client c;
+    struct raw_frame f;
+    unsigned answers = 0;
+
+    (void)state;
+    p.flags = SUBMIT_IGNORE_EOS;
+    raw_connect(&c, &server);
+    for (int i = 0; i < ROUNDS; i++)
+        assert_true(ask_a_lot(&c));
+    assert_true(raw_submit(&c, ID, p, PROMPT));
+    raw_assert_well(&server); /* others do not wait for it */
+    nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+    f = raw_await(&c, FRAME_ERROR);
+    while (f.header.type == FRAME_ERROR) {
+        assert_int_equal(f.header.id, answers++ % 1000 + 1);
+        free(f.payload);
+        assert_true(raw_next(&c, &f));
+    }
+    assert_int_equal(answers, 1000 * ROUNDS);
+    assert_int_equal(f.header.id, ID);
+    while (f.header.type != FRAME_DONE) {
+        free(f.payload);
+        assert_true(raw_next(&c, &f));
+    }
+    free(f.payload);
+    raw_close(&c);
+}
+
+static void stopping_tells_who_waits(void **state)
+{
+    struct frame_submit p = raw_params(SUBMIT_TEXT, 2000);
+    struct raw_server other;
+    struct raw_client c;
+
+    (void)state;
+    p.flags = SUBMIT_IGNORE_EOS;
+    raw_server_start(&other, NULL);
+    raw_connect(&c, &other);
+    assert_true(raw_submit(&c, 1, p, PROMPT));
+    free(raw_await(&c, FRAME_TOKENS).payload);
+    raw_server_stop(&other, "");
+    raw_refused(&c, 1, "the server is stopping");
+    raw_close(&c);
+}
+
+static int start_server(void **state)
+{
+    static const char *const exact[] = {"--compute", "f32", "--kv-dtype", "f32", NULL};
+
+    (void)state;
+    raw_server_start(&server, exact);
+    return 0;
+}
+
+static int stop_server(void **state)
+{
+    (void)state;
+    raw_server_stop(&server, "quern: a client is let go: it does not read what it asked for\n");
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(prompts_that_wait_take_a_bounded_memory),
+        cmocka_unit_test(abrupt_ends_in_every_stage_leave_nothing),
+        cmocka_unit_test(cancels_race_with_everything),
+        cmocka_unit_test(many_requests_on_one_connection_all_get_the_same_answer),
+        cmocka_unit_test(a_client_that_does_not_read_is_let_go),
+        cmocka_unit_test(a_slow_reader_gets_everything_in_order),
+        cmocka_unit_test(stopping_tells_who_waits),
+    };
+
+    return cmocka_run_group_tests(tests, start_server, stop_server);
+}
