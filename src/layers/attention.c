@@ -79,6 +79,7 @@ static int project(struct builder *b, int layer, const char *module,
     const struct strategy *strategy = builder_strategy(b, names[0], KIND_LINEAR);
     struct range q[COMM_MAX_RANKS], kv[COMM_MAX_RANKS];
     uint32_t d = shape->head_dim;
+    char merged[NAME + 16];
     bool cut;
 
     if (strategy == NULL)
@@ -95,11 +96,14 @@ static int project(struct builder *b, int layer, const char *module,
             (struct range){.count = shape->kv_heads});
     in_columns(q, b->size, d);
     in_columns(kv, b->size, d);
+    snprintf(merged, sizeof(merged), "%s.qkv_proj", module);
     return linear_layer(b, layer, "qkv",
         (struct linear_part[]){
-            {.module = names[0], .rows = shape->heads * d, .unit = d, .own = q},
-            {.module = names[1], .rows = shape->kv_heads * d, .unit = d, .own = kv},
-            {.module = names[2], .rows = shape->kv_heads * d, .unit = d, .own = kv}},
+            {.module = names[0], .merged = merged, .rows = shape->heads * d, .unit = d, .own = q},
+            {.module = names[1], .merged = merged, .rows = shape->kv_heads * d, .unit = d,
+                .own = kv},
+            {.module = names[2], .merged = merged, .rows = shape->kv_heads * d, .unit = d,
+                .own = kv}},
         3, shape->hidden, shape->bias, in);
 }
 

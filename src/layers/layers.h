@@ -94,6 +94,8 @@ const struct strategy *builder_strategy(struct builder *b, const char *module, i
 struct linear_part {
     const char *module;
     const char *as;  /* the name the plan knows it by; NULL: `module` */
+    const char *merged; /* where a checkpoint has all parts stacked in one tensor: its module; NULL:
+                         * it never does */
     uint32_t rows;   /* outputs, of the whole module */
     uint32_t unit;   /* outputs that stay together where they are cut */
     const struct range *own; /* [ranks] what each one has where outputs are cut; NULL: evenly */

@@ -59,17 +59,54 @@ static void choose_strategy(struct product *p)
     }
 }
 
+static uint32_t all_rows(const struct product *p)
+{
+    uint32_t n = 0;
+
+    for (int i = 0; i < p->n_parts; i++)
+        n += p->parts[i].rows;
+    return n;
+}
+
+/* Under whatever name the quant methods know. */
+static bool is_stored(const struct weight_loader *l, const char *module)
+{
+    static const char *const tensors[] = {"weight", "qweight", "weight_packed"};
+    char name[MODULE_BYTES + 16];
+
+    for (size_t i = 0; i < sizeof(tensors) / sizeof(tensors[0]); i++) {
+        snprintf(name, sizeof(name), "%s.%s", module, tensors[i]);
+        if (source_has(l->source, name))
+            return true;
+    }
+    return false;
+}
+
+/* Where a part lies in the checkpoint: in a tensor of its own, or in its place in a merged one. */
+static struct weight_part stored_part(const struct product *p, int index)
+{
+    const struct weight_loader *l = p->b->loader;
+    const struct linear_part *part = &p->parts[index];
+    struct weight_part own = {.module = part->module, .all_rows = part->rows,
+        .all_cols = p->in_cols, .rows = part->rows};
+
+    if (part->merged == NULL || is_stored(l, part->module) || !is_stored(l, part->merged))
+        return own;
+    own.module = part->merged;
+    own.all_rows = all_rows(p);
+    for (int i = 0; i < index; i++)
+        own.row += p->parts[i].rows;
+    return own;
+}
+
 /* Parts [first, first + count) as a weight: rows as `map` has them for this rank (NULL: all). */
 static struct weight_slice slice_of(const struct product *p, const struct column_map *map,
     int first, int count, struct range cols, bool bias, struct weight_part stack[WEIGHT_PARTS])
 {
     for (int i = 0; i < count; i++) {
-        const struct linear_part *part = &p->parts[first + i];
-
-        stack[i] = (struct weight_part){.module = part->module, .all_rows = part->rows,
-            .all_cols = p->in_cols, .rows = part->rows};
+        stack[i] = stored_part(p, first + i);
         if (map != NULL) {
-            stack[i].row = map->parts[first + i].first[p->b->rank];
+            stack[i].row += map->parts[first + i].first[p->b->rank];
             stack[i].rows = map->parts[first + i].count[p->b->rank];
         }
     }
@@ -179,15 +216,6 @@ static struct column_map *row_map(struct product *p)
         }
     }
     return b->status == STATUS_OK ? map : NULL;
-}
-
-static uint32_t all_rows(const struct product *p)
-{
-    uint32_t n = 0;
-
-    for (int i = 0; i < p->n_parts; i++)
-        n += p->parts[i].rows;
-    return n;
 }
 
 static enum extent extent_of(const struct builder *b, int buffer)

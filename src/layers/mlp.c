@@ -23,23 +23,32 @@ static void place_product(struct builder *b, int gate_up, int product, uint32_t 
     place_set(b, product, from->writer, from->place, intermediate, map);
 }
 
+/* down's inputs are cut where gate's outputs are: at the edges of down's groups, where there are
+ * enough of them for all ranks. A cut within one is right, too, and costs a maximum over ranks. */
+static uint32_t cut_unit(const struct builder *b, const char *down, uint32_t intermediate)
+{
+    uint32_t group = quant_col_group(b->loader, down);
+    bool enough = group > 0 && intermediate / group >= (uint32_t)b->size;
+
+    return enough && group % MLP_UNIT == 0 ? group : MLP_UNIT;
+}
+
 int mlp_layer(struct builder *b, int layer, const char *module, uint32_t hidden,
     uint32_t intermediate, int in)
 {
-    char gate[MODULE_BYTES], up[MODULE_BYTES], down[MODULE_BYTES];
-    uint32_t unit = MLP_UNIT, down_unit;
+    char gate[MODULE_BYTES], up[MODULE_BYTES], down[MODULE_BYTES], merged[MODULE_BYTES];
     int gate_up, product, out;
+    uint32_t unit;
 
     snprintf(gate, sizeof(gate), "%s.gate_proj", module);
     snprintf(up, sizeof(up), "%s.up_proj", module);
     snprintf(down, sizeof(down), "%s.down_proj", module);
-    /* down's inputs are cut where gate's outputs are */
-    down_unit = quant_col_unit(b->loader, down);
-    if (down_unit % MLP_UNIT == 0)
-        unit = down_unit;
+    snprintf(merged, sizeof(merged), "%s.gate_up_proj", module);
+    unit = cut_unit(b, down, intermediate);
     gate_up = linear_layer(b, layer, "gate_up",
-        (struct linear_part[]){{.module = gate, .rows = intermediate, .unit = unit},
-            {.module = up, .rows = intermediate, .unit = unit}},
+        (struct linear_part[]){
+            {.module = gate, .merged = merged, .rows = intermediate, .unit = unit},
+            {.module = up, .merged = merged, .rows = intermediate, .unit = unit}},
         2, hidden, false, in);
     place_all_rows(b, layer, module, gate_up);
     if (b->status != STATUS_OK)

@@ -5,20 +5,29 @@
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 
+enum status bytes_reserve(struct bytes *b, size_t n)
+{
+    size_t room = b->room ? b->room : 256;
+    char *mem;
+
+    if (b->room - b->n >= n)
+        return STATUS_OK;
+    while (room - b->n < n)
+        room *= 2;
+    mem = realloc(b->mem, room);
+    if (mem == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for %zu bytes on their way", room);
+    b->mem = mem;
+    b->room = room;
+    return STATUS_OK;
+}
+
 enum status bytes_add(struct bytes *b, const void *more, size_t n)
 {
-    if (b->room - b->n < n) {
-        size_t room = b->room ? b->room : 256;
-        char *mem;
+    enum status s = bytes_reserve(b, n);
 
-        while (room - b->n < n)
-            room *= 2;
-        mem = realloc(b->mem, room);
-        if (mem == NULL)
-            return log_fail(STATUS_NOMEM, "no memory for %zu bytes on their way", room);
-        b->mem = mem;
-        b->room = room;
-    }
+    if (s != STATUS_OK)
+        return s;
     if (n > 0)
         memcpy(b->mem + b->n, more, n);
     b->n += n;

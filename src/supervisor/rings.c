@@ -232,17 +232,14 @@ static enum status decode(struct supervisor *sv, struct request *r, int32_t toke
     const uint8_t *bytes;
     size_t count;
     bool special;
-    char *whole;
     enum status s;
 
     /* an id past the tokenizer's is one of the model's padding rows: it has no text */
     if (!vocab_table_get(&sv->vocab, token, &bytes, &count, &special) || special)
         return STATUS_OK;
-    whole = malloc(stream_decode_room(count));
-    if (whole == NULL)
-        return log_fail(STATUS_NOMEM, "no memory for %zu bytes of text", count);
-    s = bytes_add(&r->text, whole, stream_decode_feed(&r->decoder, bytes, count, whole));
-    free(whole);
+    s = bytes_reserve(&r->text, stream_decode_room(count));
+    if (s == STATUS_OK)
+        r->text.n += stream_decode_feed(&r->decoder, bytes, count, r->text.mem + r->text.n);
     return s;
 }
 

@@ -134,6 +134,8 @@ struct supervisor {
 enum status supervisor_run(const struct supervisor_options *options);
 
 /* bytes.c */
+/* Room for n more; who writes there counts them himself. */
+enum status bytes_reserve(struct bytes *b, size_t n);
 enum status bytes_add(struct bytes *b, const void *more, size_t n);
 void bytes_free(struct bytes *b);
 

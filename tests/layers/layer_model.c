@@ -112,8 +112,18 @@ static void add_layer(struct fake_source *f, const struct layer_options *o, int 
     for (size_t k = 0; k < sizeof(linears) / sizeof(linears[0]); k++) {
         char name[96];
 
+        if (o->merged && linears[k].cols == HIDDEN && k != 3)
+            continue;
         snprintf(name, sizeof(name), "model.layers.%d.%s", i, linears[k].name);
         add_linear(f, o, name, linears[k].rows, linears[k].cols, linears[k].bias);
+    }
+    if (o->merged) {
+        char name[96];
+
+        snprintf(name, sizeof(name), "model.layers.%d.self_attn.qkv_proj", i);
+        add_linear(f, o, name, (HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN, o->bias);
+        snprintf(name, sizeof(name), "model.layers.%d.mlp.gate_up_proj", i);
+        add_linear(f, o, name, 2 * inner, HIDDEN, false);
     }
     fake_source_add(f, FILE_F32, HEAD_DIM, 0, "model.layers.%d.self_attn.q_norm.weight", i);
     fake_source_add(f, FILE_F32, HEAD_DIM, 0, "model.layers.%d.self_attn.k_norm.weight", i);

@@ -91,6 +91,48 @@ static void check_mlp(const struct layer_model *m, struct range inner)
     check_rows(m, w->data, LAYER "mlp.down_proj.weight", whole, inner);
 }
 
+/* Parts of one tensor: each at its offset, cut as if it were alone. */
+static void check_merged(const struct layer_model *m, int rank, int size, uint32_t inner)
+{
+    const struct weight *qkv = weight_of(m, LAYER "self_attn.qkv_proj+" LAYER
+        "self_attn.qkv_proj+" LAYER "self_attn.qkv_proj");
+    const struct weight *gate_up =
+        weight_of(m, LAYER "mlp.gate_up_proj+" LAYER "mlp.gate_up_proj");
+    struct head_shard own = shard_heads(HEADS, KV_HEADS, rank, size);
+    struct range q = times(own.q, HEAD_DIM), kv = times(own.kv, HEAD_DIM);
+    struct range half = shard_range(inner, 16, rank, size);
+    const float *at = qkv->data;
+
+    check_rows(m, at, LAYER "self_attn.qkv_proj.weight", q, whole);
+    at += (size_t)q.count * HIDDEN;
+    kv.first += HEADS * HEAD_DIM;
+    check_rows(m, at, LAYER "self_attn.qkv_proj.weight", kv, whole);
+    check_rows(m, qkv->bias + q.count, LAYER "self_attn.qkv_proj.bias", kv, one);
+    at += (size_t)kv.count * HIDDEN;
+    kv.first += KV_HEADS * HEAD_DIM;
+    check_rows(m, at, LAYER "self_attn.qkv_proj.weight", kv, whole);
+    check_rows(m, gate_up->data, LAYER "mlp.gate_up_proj.weight", half, whole);
+    at = (const float *)gate_up->data + (size_t)half.count * HIDDEN;
+    half.first += inner;
+    check_rows(m, at, LAYER "mlp.gate_up_proj.weight", half, whole);
+}
+
+static void merged_tensors_are_loaded_part_by_part(void **state)
+{
+    const struct layer_options o = {.bias = true, .inner = 40, .merged = true};
+
+    (void)state;
+    for (int size = 1; size <= 4; size++)
+        for (int rank = 0; rank < size; rank++) {
+            struct layer_model m;
+
+            must_build(layer_model_build(&m, &o, rank, size));
+            assert_int_equal(builder_load(&m.b), STATUS_OK);
+            check_merged(&m, rank, size, 40);
+            layer_model_end(&m);
+        }
+}
+
 static void each_rank_loads_its_own_part(void **state)
 {
     const struct layer_options o = {.bias = true, .inner = 40};
@@ -254,6 +296,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_rank_loads_its_own_part),
+        cmocka_unit_test(merged_tensors_are_loaded_part_by_part),
         cmocka_unit_test(shards_add_up),
         cmocka_unit_test(built_and_never_loaded_leaves_nothing),
         cmocka_unit_test(missing_tensor_is_an_error_that_names_it),

@@ -1,0 +1,273 @@
+/* test_runtime.c - libquern: runtimes that cannot start, and how they end. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "quern.h"
+#include "tests/client/client_support.h"
+#include "tests/e2e/command.h"
+
+enum { FAMILY = 32 };
+
+static void nothing_to_connect_to_is_told(void **state)
+{
+    char path[300];
+    struct quern *q;
+    struct quern_request r = story(1);
+    struct quern_event e;
+    uint64_t id;
+
+    (void)state;
+    assert_int_equal(quern_connect("/nowhere/quern.socket", &q), QUERN_IO);
+    assert_non_null(strstr(quern_error(q), "is `quern serve --socket` running there?"));
+    assert_int_equal(quern_submit(q, &r, &id), QUERN_DEAD);
+    assert_non_null(strstr(quern_error(q), "there is no connection"));
+    assert_int_equal(quern_next(q, 0, &e), QUERN_DEAD);
+    quern_close(q);
+    memset(path, 'x', sizeof(path));
+    path[sizeof(path) - 1] = '\0';
+    assert_int_equal(quern_connect(path, &q), QUERN_INVALID);
+    quern_close(q);
+    assert_int_equal(quern_connect("", &q), QUERN_INVALID);
+    quern_close(q);
+    quern_close(NULL);
+}
+
+static void options_of_another_size_are_refused(void **state)
+{
+    struct quern_options o = {.size = sizeof(o) - 8};
+    struct quern *q;
+
+    (void)state;
+    assert_int_equal(quern_spawn(&o, &q), QUERN_INVALID);
+    assert_non_null(strstr(quern_error(q), "quern_options.size is"));
+    quern_close(q);
+    o = (struct quern_options){.size = sizeof(o), .executable = "/nowhere/quern"};
+    assert_int_equal(quern_spawn(&o, &q), QUERN_INVALID);
+    assert_non_null(strstr(quern_error(q), "/nowhere/quern: not a program"));
+    quern_close(q);
+}
+
+/* A runtime with these options tells why it cannot be, as the first and only event but LOADING,
+ * to a program that only waits. It prints nothing. */
+static void refused(const struct quern_options *o, const char *line)
+{
+    struct quern_event e = {.kind = QUERN_EVENT_LOADING};
+    int fds[2], saved = dup(STDERR_FILENO);
+    char said[512] = "";
+    struct quern *q;
+
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    dup2(fds[1], STDERR_FILENO);
+    assert_int_equal(quern_spawn(o, &q), QUERN_OK);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    close(fds[1]);
+    while (e.kind == QUERN_EVENT_LOADING)
+        next(q, &e);
+    assert_int_equal(e.kind, QUERN_EVENT_ERROR);
+    if (strstr(e.text, line) == NULL || strchr(e.text, '\n') != NULL)
+        fail_msg("the runtime said \"%s\", not \"%s\"", e.text, line);
+    quern_close(q);
+    assert_int_equal(read(fds[0], said, sizeof(said) - 1), 0);
+    close(fds[0]);
+}
+
+static void wrong_options_reach_who_waits_for_the_model(void **state)
+{
+    char tokenizer_only[4096];
+
+    (void)state;
+#define OPTIONS(...) (&(struct quern_options){.size = sizeof(struct quern_options), __VA_ARGS__})
+    refused(OPTIONS(.tp = 99), "--tp 99: it wants a whole number from 1 to 16");
+    refused(OPTIONS(.tp = -1), "--tp -1: it wants a whole number from 1 to 16");
+    refused(OPTIONS(.compute = "f64"), "--compute f64: it wants one of");
+    refused(OPTIONS(.model = "/nowhere"), "no model /nowhere");
+    refused(OPTIONS(.tp = 5), "tp 5 needs 5 query heads, this model has 4");
+    refused(OPTIONS(.max_model_len = 4096), "--max-model-len 4096 is more than");
+    refused(OPTIONS(.model = test_file(tokenizer_only, "golden/qwen3-tokenizer")),
+        "has no config.json");
+#undef OPTIONS
+}
+
+/* Ends of runtimes -------------------------------------------------------------------------- */
+
+/* Processes of the family that are no zombies. */
+static int alive_of(pid_t *pids, int n)
+{
+    int alive = 0;
+
+    for (int i = 0; i < n; i++)
+        alive += kill(pids[i], 0) == 0;
+    return alive;
+}
+
+static void closing_in_mid_answer_leaves_no_process(void **state)
+{
+    struct quern_request r = story(2000);
+    pid_t before[FAMILY], family[FAMILY];
+    struct quern_event e;
+    struct quern *q;
+    int n_before = child_family(getpid(), before, FAMILY), n;
+
+    (void)state;
+    r.ignore_eos = 1;
+    assert_int_equal(quern_spawn(NULL, &q), QUERN_OK);
+    for (int i = 0; i < 5; i++)
+        submit(q, &r);
+    do
+        next(q, &e);
+    while (e.kind != QUERN_EVENT_TEXT);
+    n = child_family(getpid(), family, FAMILY);
+    assert_int_equal(n, n_before + 3); /* supervisor, text worker, rank 0 */
+    quern_close(q);
+    assert_int_equal(alive_of(family, n), n_before); /* reaped, too: no zombies */
+}
+
+static void closing_at_once_leaves_no_process(void **state)
+{
+    struct quern_options o = {.size = sizeof(o), .model = "synth:0.6b"};
+    pid_t family[FAMILY];
+    int n = child_family(getpid(), family, FAMILY);
+    struct quern *q;
+
+    (void)state;
+    assert_int_equal(quern_spawn(NULL, &q), QUERN_OK);
+    quern_close(q);
+    assert_int_equal(child_family(getpid(), family, FAMILY), n);
+    assert_int_equal(quern_spawn(&o, &q), QUERN_OK); /* a large one, while it loads */
+    poll(NULL, 0, 300);
+    quern_close(q);
+    assert_int_equal(child_family(getpid(), family, FAMILY), n);
+}
+
+static int temporary_folders(void)
+{
+    DIR *dir = opendir(getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp");
+    struct dirent *entry;
+    int n = 0;
+
+    while (dir != NULL && (entry = readdir(dir)) != NULL)
+        n += strncmp(entry->d_name, "quern-", 6) == 0 && strlen(entry->d_name) == 12;
+    if (dir != NULL)
+        closedir(dir);
+    return n;
+}
+
+static void random_weights_leave_no_files(void **state)
+{
+    struct quern_options o = {.size = sizeof(o), .model = "synth:0.6b"};
+    char base[] = "/tmp/quern-client-XXXXXX";
+    const char *before = getenv("TMPDIR");
+    struct quern *q;
+
+    (void)state;
+    assert_non_null(mkdtemp(base));
+    setenv("TMPDIR", base, 1);
+    assert_int_equal(quern_spawn(&o, &q), QUERN_OK);
+    for (int i = 0; i < 400 && temporary_folders() == 0; i++)
+        poll(NULL, 0, 5);
+    for (int i = 0; i < 1000 && temporary_folders() > 0; i++) /* gone while it loads */
+        poll(NULL, 0, 5);
+    assert_int_equal(temporary_folders(), 0);
+    quern_close(q);
+    assert_int_equal(rmdir(base), 0);
+    if (before != NULL)
+        setenv("TMPDIR", before, 1);
+    else
+        unsetenv("TMPDIR");
+}
+
+static void a_dead_runtime_is_told_the_same_way_each_time(void **state)
+{
+    struct quern_request r = story(2000);
+    pid_t before[FAMILY], family[FAMILY];
+    char line[1024];
+    struct quern_event e;
+    struct quern *q;
+    uint64_t id;
+    int n_before = child_family(getpid(), before, FAMILY), s, n;
+    pid_t supervisor = 0;
+
+    (void)state;
+    assert_int_equal(quern_spawn(NULL, &q), QUERN_OK);
+    submit(q, &r);
+    next(q, &e);
+    n = child_family(getpid(), family, FAMILY);
+    assert_true(n > n_before);
+    for (int i = 0; i < n && supervisor == 0; i++) { /* our own new child */
+        int old = 0;
+
+        for (int j = 0; j < n_before; j++)
+            old |= family[i] == before[j];
+        supervisor = old ? 0 : family[i];
+    }
+    kill(supervisor, SIGKILL);
+    do
+        s = quern_next(q, PATIENCE_MS, &e);
+    while (s == QUERN_OK);
+    assert_int_equal(s, QUERN_DEAD);
+    snprintf(line, sizeof(line), "%s", quern_error(q));
+    assert_non_null(strstr(line, "was killed by signal 9 (SIGKILL)"));
+    assert_int_equal(quern_next(q, 0, &e), QUERN_DEAD);
+    assert_string_equal(quern_error(q), line);
+    assert_int_equal(quern_submit(q, &r, &id), QUERN_DEAD);
+    assert_string_equal(quern_error(q), line);
+    assert_int_equal(quern_cancel(q, 1), QUERN_DEAD);
+    quern_close(q);
+}
+
+/* As in a daemon that has closed its standard descriptors. */
+static void closed_standard_descriptors_do_no_harm(void **state)
+{
+    pid_t child = fork();
+    int status;
+
+    (void)state;
+    if (child == 0) {
+        struct quern_request r = story(12);
+        struct quern_event e = {.kind = QUERN_EVENT_LOADING};
+        struct quern *q;
+        uint64_t id;
+
+        close(0);
+        close(1);
+        close(2);
+        if (quern_spawn(NULL, &q) != QUERN_OK || quern_submit(q, &r, &id) != QUERN_OK)
+            _exit(1);
+        while (e.kind != QUERN_EVENT_DONE && e.kind != QUERN_EVENT_ERROR)
+            if (quern_next(q, PATIENCE_MS, &e) < 0)
+                _exit(2);
+        quern_close(q);
+        _exit(e.kind == QUERN_EVENT_DONE ? 0 : 3);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nothing_to_connect_to_is_told),
+        cmocka_unit_test(options_of_another_size_are_refused),
+        cmocka_unit_test(wrong_options_reach_who_waits_for_the_model),
+        cmocka_unit_test(closing_in_mid_answer_leaves_no_process),
+        cmocka_unit_test(closing_at_once_leaves_no_process),
+        cmocka_unit_test(random_weights_leave_no_files),
+        cmocka_unit_test(a_dead_runtime_is_told_the_same_way_each_time),
+        cmocka_unit_test(closed_standard_descriptors_do_no_harm),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
