@@ -18,9 +18,9 @@
 
 enum {
     BATCHES = 3,           /* that count, after one that warms both buffers */
-    MOST_CALLS = 16,       /* in a batch */
+    MOST_CALLS = 8,        /* in a batch */
     MOST_BYTES = 1 << 20,  /* larger sizes behave alike */
-    BATCH_BYTES = 128 << 10,
+    BATCH_BYTES = 32 << 10,
 };
 static const float margin = 0.92f;
 

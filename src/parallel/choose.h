@@ -18,7 +18,7 @@
 enum {
     CHOICE_LEAST = 1024, /* bytes of index 0; each next is twice as large */
     CHOICE_SIZES = 22,
-    CHOICE_BUDGET_NS = 3000000, /* of measuring, for a start that nobody shall notice */
+    CHOICE_BUDGET_NS = 5000000, /* of measuring, for a start that nobody shall notice */
 };
 
 /* What is chosen for: sums and maxima alike, and the fused sum + norm. */
