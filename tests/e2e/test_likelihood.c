@@ -116,11 +116,19 @@ static void default_likelihood_is_near(void **state)
     check(0.01, (const char *[]){"--kv-dtype", "f16", "--tp", "2", NULL});
 }
 
+/* The whole way of a quantised model: weights cut to int8 while they load, activations per token. */
+static void int8_costs_little_likelihood(void **state)
+{
+    (void)state;
+    check(0.01, (const char *[]){"--quant", "int8", "--tp", "2", NULL});
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(f32_likelihood_is_the_reference),
         cmocka_unit_test(default_likelihood_is_near),
+        cmocka_unit_test(int8_costs_little_likelihood),
     };
 
     return cmocka_run_group_tests(tests, read_ids, NULL);
