@@ -15,6 +15,7 @@
 #include "kernels/cpu/pool.h"
 #include "kernels/cpu/sample.h"
 #include "quern/backend.h"
+#include "quern/comm_ops.h"
 
 enum {
     LIST_ROOM = 256, /* candidates that a rank shows its peers */
@@ -69,6 +70,7 @@ struct executable {
     struct device *device;
     const struct program *program;
     struct comm *comm; /* NULL: alone */
+    struct comm_groups groups; /* the same, as the operations take it: tp alone is used today */
     int threads;
 
     void *memory, *cache; /* two mappings */

@@ -28,7 +28,7 @@ enum status op_all_reduce(struct step *s, const struct op *op, int thread)
 
     if (nothing_to_share(s, op->in[0]))
         return STATUS_OK;
-    return x->comm->row->all_reduce_f32(x->comm, thread, x->threads, x->buffers[op->in[0]],
+    return tp_all_reduce(&x->groups, thread, x->threads, x->buffers[op->in[0]],
         values_of(s, op->in[0]));
 }
 
@@ -38,7 +38,7 @@ enum status op_max_reduce(struct step *s, const struct op *op, int thread)
 
     if (nothing_to_share(s, op->in[0]))
         return STATUS_OK;
-    return x->comm->row->max_reduce_f32(x->comm, thread, x->threads, x->buffers[op->in[0]],
+    return max_reduce(&x->groups, GROUP_TP, thread, x->threads, x->buffers[op->in[0]],
         values_of(s, op->in[0]));
 }
 
@@ -48,7 +48,7 @@ enum status op_reduce_scatter(struct step *s, const struct op *op, int thread)
 
     if (nothing_to_share(s, op->in[0]))
         return STATUS_OK;
-    return x->comm->row->reduce_scatter_rows(x->comm, thread, x->threads, x->buffers[op->in[0]],
+    return reduce_scatter(&x->groups, GROUP_TP, thread, x->threads, x->buffers[op->in[0]],
         rows_of(s, op->in[0]), cols_of(x, op->in[0]));
 }
 
@@ -58,7 +58,7 @@ enum status op_gather_rows(struct step *s, const struct op *op, int thread)
 
     if (nothing_to_share(s, op->in[0]))
         return STATUS_OK;
-    return x->comm->row->all_gather_rows(x->comm, thread, x->threads, x->buffers[op->in[0]],
+    return all_gather_rows(&x->groups, GROUP_TP, thread, x->threads, x->buffers[op->in[0]],
         rows_of(s, op->in[0]), cols_of(x, op->in[0]));
 }
 
@@ -108,7 +108,7 @@ enum status op_gather_cols(struct step *s, const struct op *op, int thread)
     struct part rows = rows_mine(s, op, op->out, thread);
 
     if (!nothing_to_share(s, op->in[0]))
-        return x->comm->row->all_gather_cols(x->comm, thread, x->threads, x->buffers[op->in[0]],
+        return all_gather_cols(&x->groups, GROUP_TP, thread, x->threads, x->buffers[op->in[0]],
             cols_of(x, op->in[0]), x->buffers[op->out], rows_of(s, op->in[0]), op->map);
     for (uint32_t r = rows.from; r < rows.to; r++)
         copy_columns(op->map, own_rank(x->comm), row_at(x, op->in[0], r), row_at(x, op->out, r),
@@ -133,7 +133,7 @@ static enum status reduce_add_norm_at_once(struct step *s, const struct op *op, 
 
     if (x->comm->row->fused_all_reduce_norm == NULL)
         return STATUS_UNSUPPORTED;
-    return x->comm->row->fused_all_reduce_norm(x->comm, thread, x->threads, &args);
+    return fused_all_reduce_rmsnorm(&x->groups, GROUP_TP, thread, x->threads, &args);
 }
 
 enum status op_reduce_add_norm(struct step *s, const struct op *op, int thread)
@@ -146,7 +146,7 @@ enum status op_reduce_add_norm(struct step *s, const struct op *op, int thread)
     status = reduce_add_norm_at_once(s, op, thread);
     if (status != STATUS_UNSUPPORTED)
         return status;
-    status = x->comm->row->all_reduce_f32(x->comm, thread, x->threads, x->buffers[op->in[1]],
+    status = tp_all_reduce(&x->groups, thread, x->threads, x->buffers[op->in[1]],
         values_of(s, op->in[1]));
     if (pool_barrier(x->device->pool, status != STATUS_OK))
         return status != STATUS_OK ? status : STATUS_CLOSED;

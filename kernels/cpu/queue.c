@@ -116,7 +116,7 @@ static enum status cpu_program_load(struct device *d, const struct program *p,
         return log_fail(STATUS_NOMEM, "no memory for a program");
     x->device = d;
     x->program = p;
-    x->comm = p->comm;
+    x->comm = x->groups.group[GROUP_TP] = p->comm;
     x->threads = pool_threads(d->pool);
     cpu_program_bytes(d, p, x->bytes);
     x->memory = memory_map(x->bytes[0], false);
