@@ -20,6 +20,7 @@ enum {
     DEFAULT_BATCHED_TOKENS = 512,
     DEFAULT_BLOCK = 32,
     PLAN_SLOTS = 8,
+    MOST_PLAN_BYTES = 64 << 20, /* eight of them lie in the plan ring */
     SAMPLE_BYTES = 64 << 10, /* a row's candidates fit many times */
 };
 static const uint64_t collective_deadline_ns = 120u * 1000000000ull;
@@ -172,6 +173,10 @@ enum status setup_limits(struct worker *w, struct agreement *a)
         return s;
     comm_options(w, a, &comm);
     a->plan_bytes = plan_max_bytes(&a->limits);
+    if (a->plan_bytes == 0 || a->plan_bytes > MOST_PLAN_BYTES)
+        return log_fail(STATUS_INVALID, "%u sequences of %u tokens in blocks of %u make too large a "
+            "plan: use a smaller --max-seqs or a larger --block-size", a->limits.max_slots,
+            a->max_model_len, a->limits.block_size);
     a->region_bytes = w->size > 1 ? mesh_heap_bytes(mesh_shape(w), &comm) : SYMHEAP_PAGE;
     return STATUS_OK;
 }
@@ -278,7 +283,8 @@ static enum status meet(struct worker *w, struct agreement *a)
             w->rank, bytes, sizeof(*a));
     *a = *leader;
     if (a->config_hash != mine)
-        return log_fail(STATUS_INVALID, "rank %d read another config.json or plan than rank 0: did a file change?", w->rank);
+        return log_fail(STATUS_INVALID, "rank %d read another config.json or plan than rank 0: did "
+            "a file change?", w->rank);
     return STATUS_OK;
 }
 

@@ -132,6 +132,13 @@ static void weights_that_do_not_fit_the_config_are_told_why(void **state)
     REFUSES(1, "model.safetensors", "logits", "-m", dir, "--ids", "1", "-o", "/dev/null");
 }
 
+static void limits_that_no_plan_could_hold_are_refused(void **state)
+{
+    (void)state;
+    REFUSES(1, "too large a plan: use a smaller --max-seqs or a larger --block-size", "run", "-m",
+        "synth:0.6b", "--max-seqs", "1024", "--block-size", "1", "x");
+}
+
 static void failing_ranks_say_it_once(void **state)
 {
     (void)state;
@@ -217,6 +224,7 @@ int main(void)
         cmocka_unit_test(prompts_that_cannot_be_are_told_why),
         cmocka_unit_test(models_that_cannot_be_are_told_why),
         cmocka_unit_test(weights_that_do_not_fit_the_config_are_told_why),
+        cmocka_unit_test(limits_that_no_plan_could_hold_are_refused),
         cmocka_unit_test(failing_ranks_say_it_once),
         cmocka_unit_test(no_file_is_left_half_written),
         cmocka_unit_test(forced_rows_that_are_not_there_are_errors),
