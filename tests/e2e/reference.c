@@ -31,7 +31,7 @@ static struct tensor_view view_of(const struct safetensors *file, const char *na
     return *found;
 }
 
-static void open_reference(struct reference *r, const char *dir)
+static void open_reference(struct reference *r, const char *dir, const char *tensor)
 {
     char path[4200];
     struct tensor_view ids;
@@ -42,7 +42,7 @@ static void open_reference(struct reference *r, const char *dir)
     snprintf(path, sizeof(path), "%s/reference.safetensors", r->dir);
     assert_int_equal(safetensors_open(path, &r->file), STATUS_OK);
     ids = view_of(r->file, "ids");
-    r->logits = view_of(r->file, "logits");
+    r->logits = view_of(r->file, tensor);
     n = ids.shape[0];
     assert_in_range(n, 1, MOST_IDS);
     for (uint64_t i = 0; i < n; i++) {
@@ -93,7 +93,7 @@ static double relative_error(const struct tensor_view *got, const struct tensor_
     return sqrt(d / norm);
 }
 
-double reference_error(const char *dir, const struct way *way)
+double reference_error(const char *dir, const char *tensor, const struct way *way)
 {
     char output[256];
     struct safetensors *file;
@@ -102,7 +102,7 @@ double reference_error(const char *dir, const struct way *way)
     double error;
 
     output_path(output);
-    open_reference(&r, dir);
+    open_reference(&r, dir, tensor);
     run_logits(&r, way, output);
     assert_int_equal(safetensors_open(output, &file), STATUS_OK);
     got = view_of(file, "logits");
@@ -120,7 +120,7 @@ char *reference_bytes(const char *dir, const struct way *way, unsigned long *byt
     FILE *f;
 
     output_path(output);
-    open_reference(&r, dir);
+    open_reference(&r, dir, "logits");
     run_logits(&r, way, output);
     f = fopen(output, "rb");
     assert_non_null(f);

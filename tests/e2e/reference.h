@@ -11,9 +11,9 @@ struct way {
     const char *words[REFERENCE_WORDS];
 };
 
-/* ||got - want|| / ||want|| over the whole tensor of tests/DIR; fails the test when the command
- * does. */
-double reference_error(const char *dir, const struct way *way);
+/* ||got - want|| / ||want|| over the whole of `tensor` ("logits") of tests/DIR; fails the test when
+ * the command does. */
+double reference_error(const char *dir, const char *tensor, const struct way *way);
 
 /* The output file of quern logits on that checkpoint, malloc'ed. */
 char *reference_bytes(const char *dir, const struct way *way, unsigned long *bytes);

@@ -28,7 +28,7 @@ static void check_all(const struct way *way, double bound)
         double error;
 
         snprintf(dir, sizeof(dir), "golden/models/%s", models[i]);
-        error = reference_error(dir, way);
+        error = reference_error(dir, "logits", way);
 
         print_message("# %s, %s: %.2e\n", models[i], way->isa, error);
         if (!(error <= bound))
