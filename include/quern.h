@@ -58,6 +58,7 @@ struct quern_options {
     const char *kv_dtype;   /* "bf16" (default), "f16" or "f32" */
     const char *quant;      /* "int8", "int4" or "fp8": quantise a plain checkpoint while it loads */
     const char *quant_head; /* "int8" (default with quant) or "none" */
+    const char *quant_activations; /* inputs of quantised layers: "auto", "none" or "dynamic" */
     const char *tp_plan;    /* a JSON file of patterns and shard strategies; Qwen3's own */
     const char *plugin;     /* a module with strategies of your own (quern/plugin.h) */
     const char *executable; /* the quern program; found beside the library or on PATH */

@@ -117,6 +117,7 @@ static void fill_command_line(struct command_line *c, const struct quern_options
     add(c, "--kv-dtype", o->kv_dtype);
     add(c, "--quant", o->quant);
     add(c, "--quant-head", o->quant_head);
+    add(c, "--quant-activations", o->quant_activations);
     add(c, "--tp-plan", o->tp_plan);
     add(c, "--plugin", o->plugin);
     add(c, "--log-level", o->log_level);

@@ -44,7 +44,7 @@ enum {
 struct group_config {
     char model[MODEL_PATH_BYTES]; /* a directory or synth:NAME, already located */
     char backend[16], compute[8], kv_dtype[8];
-    char quant[8], quant_head[8]; /* "": as the checkpoint is */
+    char quant[8], quant_head[8], quant_activations[8]; /* "": as the checkpoint is */
     char tp_plan[MODEL_PATH_BYTES], plugin[MODEL_PATH_BYTES]; /* absolute paths; "": none */
     uint32_t tp;
     uint32_t threads;            /* 0: the cores divided by the ranks */

@@ -72,13 +72,24 @@ struct quant_method {
 
 extern const struct quant_method quant_none;
 
-/* The scheme of `model` (a directory or synth:NAME): its quantization_config, or `runtime`
- * ("int8", "int4", "fp8": a plain checkpoint is quantised while it loads) with `runtime_head`
- * ("int8" or "none": what becomes of a plain head and a tied embedding; NULL: "int8" with a
- * `runtime`, "none" without). Nothing of these: *out is NULL. A config without a
- * quantization_config may have it in quantize_config.json. INVALID (logged): a layout that is not
- * supported, named; a `runtime` for a checkpoint that is quantised already. */
-enum status quant_open(const char *model, const char *runtime, const char *runtime_head,
+/* What is asked for beside what the checkpoint says of itself: --quant and its companions. NULL or
+ * "" is the default of each. */
+struct quant_options {
+    /* "int8", "int4", "fp8": a plain checkpoint is quantised while it loads */
+    const char *method;
+    /* "int8", "none": a plain head and a tied embedding; default: int8 with a method, else none */
+    const char *head;
+    /* Inputs of quantised layers. "none": as they are, whatever the checkpoint says. "dynamic",
+     * with method int8 or fp8: quantised too, by token or by group of 128. "auto" (default): as
+     * the checkpoint says, with a method none. */
+    const char *activations;
+};
+
+/* The scheme of `model` (a directory or synth:NAME): its quantization_config, which may lie in
+ * quantize_config.json, or what `o` (NULL: nothing) asks for. Neither: *out is NULL. INVALID
+ * (logged): a layout that is not supported, named; options that do not fit the checkpoint or each
+ * other. */
+enum status quant_open(const char *model, const struct quant_options *o,
     struct quant_scheme **out);
 void quant_close(struct quant_scheme *s);
 

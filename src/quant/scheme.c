@@ -35,6 +35,7 @@ struct quant_scheme {
     struct target *ignored, **last_ignored;
     const struct quant_rule *head; /* of a plain head; NULL: it stays plain */
     bool tied;                     /* the embedding is the head, too */
+    bool plain_activations;        /* whatever the checkpoint says */
 };
 
 /* Putting together ----------------------------------------------------------------------------- */
@@ -87,6 +88,8 @@ const struct quant_rule *scheme_rule(struct quant_scheme *s, const struct quant_
         return NULL;
     }
     *entry = (struct rule_entry){.next = s->rules, .rule = *rule};
+    if (s->plain_activations)
+        entry->rule.act = (struct quant_activation){.kind = ACTIVATION_PLAIN};
     s->rules = entry;
     return &entry->rule;
 }
@@ -265,11 +268,11 @@ static enum status read_checkpoint(struct quant_scheme *s, const char *dir, bool
     return status;
 }
 
-static enum status add_runtime(struct quant_scheme *s, const char *name)
+static enum status add_runtime(struct quant_scheme *s, const struct quant_options *o)
 {
     struct quant_rule rule;
     const struct quant_rule *kept;
-    enum status status = scheme_runtime_rule(name, &rule);
+    enum status status = scheme_runtime_rule(o, &rule);
 
     if (status != STATUS_OK)
         return status;
@@ -294,39 +297,78 @@ static enum status add_head(struct quant_scheme *s, const char *model)
     return STATUS_OK;
 }
 
-static enum status read_scheme(struct quant_scheme *s, const char *model, const char *runtime,
-    const char *head, bool *found)
+/* One of the words, or NULL: not given. */
+static enum status check_word(const char *option, const char *given, const char *const words[],
+    const char *use)
 {
-    enum status status = STATUS_OK;
-
-    *found = false;
-    if (head != NULL && strcmp(head, "int8") != 0 && strcmp(head, "none") != 0)
-        return log_fail(STATUS_INVALID, "--quant-head %s is not known: use int8 or none", head);
-    if (!synth_is(model))
-        status = read_checkpoint(s, model, found);
-    if (status == STATUS_OK && runtime != NULL && *found)
-        return log_fail(STATUS_INVALID, "--quant %s: %s is quantised already: leave --quant out",
-            runtime, model);
-    if (status == STATUS_OK && runtime != NULL)
-        status = add_runtime(s, runtime);
-    if (status != STATUS_OK || (head != NULL ? strcmp(head, "none") == 0 : runtime == NULL)) {
-        *found = *found || runtime != NULL;
-        return status;
-    }
-    *found = true;
-    return add_head(s, model);
+    if (given == NULL)
+        return STATUS_OK;
+    for (int i = 0; words[i] != NULL; i++)
+        if (strcmp(given, words[i]) == 0)
+            return STATUS_OK;
+    return log_fail(STATUS_INVALID, "%s %s is not known: use %s", option, given, use);
 }
 
-enum status quant_open(const char *model, const char *runtime, const char *runtime_head,
+static bool is_word(const char *given, const char *word)
+{
+    return given != NULL && strcmp(given, word) == 0;
+}
+
+/* What can be said of the options before a file is read. */
+static enum status check_options(const struct quant_options *o)
+{
+    static const char *const heads[] = {"int8", "none", NULL};
+    static const char *const activations[] = {"auto", "none", "dynamic", NULL};
+    enum status s = check_word("--quant-head", o->head, heads, "int8 or none");
+
+    if (s == STATUS_OK)
+        s = check_word("--quant-activations", o->activations, activations, "auto, none or dynamic");
+    if (s == STATUS_OK && o->method == NULL && is_word(o->activations, "dynamic"))
+        s = log_fail(STATUS_INVALID, "--quant-activations dynamic goes with --quant int8 or fp8: a "
+            "quantised checkpoint says itself how its activations are");
+    return s;
+}
+
+static enum status read_scheme(struct quant_scheme *s, const char *model,
+    const struct quant_options *o, bool *found)
+{
+    bool head = o->head != NULL ? strcmp(o->head, "int8") == 0 : o->method != NULL;
+    enum status status = check_options(o);
+
+    *found = false;
+    s->plain_activations = is_word(o->activations, "none");
+    if (status == STATUS_OK && !synth_is(model))
+        status = read_checkpoint(s, model, found);
+    if (status == STATUS_OK && o->method != NULL && *found)
+        return log_fail(STATUS_INVALID, "--quant %s: %s is quantised already: leave --quant out",
+            o->method, model);
+    if (status == STATUS_OK && o->method != NULL)
+        status = add_runtime(s, o);
+    if (status == STATUS_OK && head)
+        status = add_head(s, model);
+    *found = *found || o->method != NULL || head;
+    return status;
+}
+
+static const char *or_null(const char *text)
+{
+    return text != NULL && text[0] != '\0' ? text : NULL;
+}
+
+enum status quant_open(const char *model, const struct quant_options *o,
     struct quant_scheme **out)
 {
+    struct quant_options asked = {0};
     struct quant_scheme *s = scheme_new();
     bool found;
     enum status status;
 
     if (s == NULL)
         return STATUS_NOMEM;
-    status = read_scheme(s, model, runtime, runtime_head, &found);
+    if (o != NULL)
+        asked = (struct quant_options){.method = or_null(o->method), .head = or_null(o->head),
+            .activations = or_null(o->activations)};
+    status = read_scheme(s, model, &asked, &found);
     if (status != STATUS_OK || !found) {
         quant_close(s);
         s = NULL;

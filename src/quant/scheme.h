@@ -26,7 +26,8 @@ struct quant_activation act_dynamic(enum activation kind, uint32_t group);
 /* One scale for the layer, from the checkpoint. */
 struct quant_activation act_fixed(enum activation kind);
 
-/* Keeps a copy of the rule; NULL (logged) when there is no memory. */
+/* Keeps a copy of the rule, with plain activations where that was asked for; NULL (logged) when
+ * there is no memory. */
 const struct quant_rule *scheme_rule(struct quant_scheme *s, const struct quant_rule *rule);
 
 /* Modules that the text names get `rule`; NULL: they are plain. What comes first wins, names
@@ -49,7 +50,7 @@ enum status scheme_read_w8a8_fp8(struct quant_scheme *s, const char *file, const
 enum status scheme_read_blockwise_int8(struct quant_scheme *s, const char *file,
     const json_t *config);
 
-/* The rule of --quant NAME; INVALID (logged): no such. */
-enum status scheme_runtime_rule(const char *name, struct quant_rule *rule);
+/* The rule of `o`, which has a method; INVALID (logged): no such, or none with these activations. */
+enum status scheme_runtime_rule(const struct quant_options *o, struct quant_rule *rule);
 
 #endif

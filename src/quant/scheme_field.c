@@ -265,24 +265,32 @@ enum status scheme_read_gptq(struct quant_scheme *s, const char *file, const jso
 
 /* --quant -------------------------------------------------------------------------------------- */
 
-enum status scheme_runtime_rule(const char *name, struct quant_rule *rule)
+enum status scheme_runtime_rule(const struct quant_options *o, struct quant_rule *rule)
 {
     const struct {
         const char *name;
         struct quant_rule rule;
+        struct quant_activation dynamic;
     } rows[] = {
-        {"int8", {.bits = 8, .strategy = STRATEGY_CHANNEL, .act = act_dynamic(ACTIVATION_INT8, 0)}},
-        {"int4", {.bits = 4, .strategy = STRATEGY_GROUP, .group = 128}},
+        {"int8", {.bits = 8, .strategy = STRATEGY_CHANNEL}, act_dynamic(ACTIVATION_INT8, 0)},
+        {"int4", {.bits = 4, .strategy = STRATEGY_GROUP, .group = 128}, {0}},
         {"fp8", {.bits = 8, .floating = true, .strategy = STRATEGY_BLOCK, .block_rows = 128,
-            .group = 128, .act = act_dynamic(ACTIVATION_FP8, 128)}},
+            .group = 128}, act_dynamic(ACTIVATION_FP8, 128)},
     };
+    bool dynamic = o->activations != NULL && strcmp(o->activations, "dynamic") == 0;
 
-    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-        if (strcmp(name, rows[i].name) == 0) {
-            *rule = rows[i].rule;
-            rule->method = &quant_runtime;
-            rule->symmetric = true;
-            return STATUS_OK;
-        }
-    return log_fail(STATUS_INVALID, "--quant %s is not known: use int8, int4 or fp8", name);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        if (strcmp(o->method, rows[i].name) != 0)
+            continue;
+        if (dynamic && rows[i].dynamic.kind == ACTIVATION_PLAIN)
+            return log_fail(STATUS_INVALID, "--quant-activations dynamic is for --quant int8 and "
+                "fp8: %s quantises weights alone", o->method);
+        *rule = rows[i].rule;
+        rule->method = &quant_runtime;
+        rule->symmetric = true;
+        if (dynamic)
+            rule->act = rows[i].dynamic;
+        return STATUS_OK;
+    }
+    return log_fail(STATUS_INVALID, "--quant %s is not known: use int8, int4 or fp8", o->method);
 }

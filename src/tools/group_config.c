@@ -57,6 +57,7 @@ enum status group_config_from(const struct quern_options *o, struct group_config
     copy(c->kv_dtype, sizeof(c->kv_dtype), o->kv_dtype, "bf16");
     copy(c->quant, sizeof(c->quant), o->quant, "");
     copy(c->quant_head, sizeof(c->quant_head), o->quant_head, "");
+    copy(c->quant_activations, sizeof(c->quant_activations), o->quant_activations, "");
     s = place(o->tp_plan, "--tp-plan", c->tp_plan);
     if (s == STATUS_OK)
         s = place(o->plugin, "--plugin", c->plugin);

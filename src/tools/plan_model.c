@@ -28,6 +28,8 @@ static enum dtype kv_dtype(const char *name)
 static enum status open_parts(struct plan_model *m)
 {
     const struct group_config *c = &m->options;
+    const struct quant_options quant = {.method = c->quant, .head = c->quant_head,
+        .activations = c->quant_activations};
     enum status s = c->plugin[0] != '\0' ? plugin_load(c->plugin) : STATUS_OK;
 
     if (s == STATUS_OK)
@@ -39,7 +41,7 @@ static enum status open_parts(struct plan_model *m)
     if (s == STATUS_OK)
         s = source_open(c->model, c->seed, &m->config, &m->source);
     if (s == STATUS_OK)
-        s = quant_open(c->model, or_null(c->quant), or_null(c->quant_head), &m->scheme);
+        s = quant_open(c->model, &quant, &m->scheme);
     return s;
 }
 

@@ -12,7 +12,7 @@
 #include "tools/tools.h"
 
 struct quantize_arguments {
-    const char *model, *method, *head;
+    const char *model, *method, *head, *activations;
     int group;
 };
 
@@ -20,7 +20,10 @@ static const struct option_row quantize_rows[] = {
     {"model", 'm', OPTION_TEXT, offsetof(struct quantize_arguments, model), "DIR",
         "the checkpoint to quantise (default: the storyteller)", 0, 0, 0},
     {"quant", 0, OPTION_CHOICE, offsetof(struct quantize_arguments, method), "int8|int4|fp8",
-        "int8: weights and activations; int4: weights only; fp8: blocks of 128", 0, 0, 0},
+        "weights: int8 by row, int4 in groups, fp8 in blocks of 128", 0, 0, 0},
+    {"quant-activations", 0, OPTION_CHOICE, offsetof(struct quantize_arguments, activations),
+        "none|dynamic", "inputs of the layers: as they are (default), or int8 or fp8 like the "
+        "weights", 0, 0, 0},
     {"group", 0, OPTION_INT, offsetof(struct quantize_arguments, group), "N",
         "int4: inputs that share a scale (default 128)", 8, 1 << 20, 0},
     {"quant-head", 0, OPTION_CHOICE, offsetof(struct quantize_arguments, head), "none|int8",
@@ -57,7 +60,8 @@ int command_quantize(int argc, char **argv)
     if (s == STATUS_OK && synth_is(dir))
         s = log_fail(STATUS_INVALID, "%s has no files: write it with quern synth, or run it with "
             "--quant %s", dir, a.method);
-    o = (struct quantize_options){.method = a.method, .group = a.group,
+    o = (struct quantize_options){.method = a.method, .activations = a.activations,
+        .group = a.group,
         .head = strcmp(a.head, "int8") == 0};
     if (s == STATUS_OK)
         s = quantize_write(dir, &o, argv[first]);

@@ -1,8 +1,9 @@
 /* quantize_config.c - rules written back as the field's JSON: the inverse of scheme_compressed.c.
  *
- * Formats: int8 codes are int-quantized, four bits pack-quantized, e4m3
- * float-quantized. A quantised head has a group of its own, by name, which
- * loaders prefer to the class; with two formats the top one is "mixed-precision". */
+ * Formats: e4m3 is float-quantized; int8 codes whose activations are quantised,
+ * too, are int-quantized, integer weights alone pack-quantized. A quantised head
+ * has a group of its own, by name, which loaders prefer to the class; with two
+ * formats the top one is "mixed-precision". */
 #include "tools/quantize_config.h"
 
 #include <limits.h>
@@ -15,11 +16,16 @@
 
 enum { CONFIG_BYTES_MAX = 16 << 20 };
 
+bool quantize_packed(const struct quant_rule *rule)
+{
+    return !rule->floating && rule->act.kind == ACTIVATION_PLAIN;
+}
+
 static const char *format_of(const struct quant_rule *rule)
 {
     if (rule->floating)
         return "float-quantized";
-    return rule->bits == 4 ? "pack-quantized" : "int-quantized";
+    return quantize_packed(rule) ? "pack-quantized" : "int-quantized";
 }
 
 static json_t *weights_json(const struct quant_rule *rule)

@@ -10,6 +10,9 @@
 #include "quant/stored.h"
 #include "tools/folder_write.h"
 
+/* A rule's codes lie in I32 words: weights alone, of 4 or 8 bits, as loaders of such expect them. */
+bool quantize_packed(const struct quant_rule *rule);
+
 /* `rule` is of all linear layers but the head, `head` of the head or NULL: it is plain. With
  * `untie` the head has become a matrix of its own. */
 enum status quantize_config_write(const struct folder *f, const char *dir,

@@ -23,7 +23,7 @@
 enum item_kind {
     ITEM_COPY,   /* as it is in the checkpoint */
     ITEM_CODES,  /* weight: I8 or F8_E4M3 [N, K] */
-    ITEM_PACKED, /* weight_packed: I32 [N, K / 8] */
+    ITEM_PACKED, /* weight_packed: I32 [N, K / 8], of 8 bits [N, K / 4] */
     ITEM_SCALE,  /* weight_scale [N, 1], [N, groups] or [blocks, groups] */
     ITEM_SHAPE,  /* weight_shape: I64 [2] */
 };
@@ -80,6 +80,14 @@ static struct item *add_item(struct quantize_job *job, const char *name, enum it
     return item;
 }
 
+/* Of a packed row of k codes. */
+static uint32_t words_of(const struct quant_rule *rule, uint32_t k)
+{
+    uint32_t per_word = 32 / (uint32_t)rule->bits;
+
+    return (k + per_word - 1) / per_word;
+}
+
 static enum status add_copy(struct quantize_job *job, const struct tensor_view *view)
 {
     struct item *item = add_item(job, view->name, ITEM_COPY, view->dtype);
@@ -126,9 +134,12 @@ static enum status add_module(struct quantize_job *job, const char *module, cons
     if (s == STATUS_OK && rule->strategy == STRATEGY_GROUP && k % rule->group != 0)
         s = log_fail(STATUS_INVALID, "%s has %llu inputs, which --group %u does not divide: give "
             "another", from, (unsigned long long)k, rule->group);
-    if (s == STATUS_OK && rule->bits == 4) {
+    if (s == STATUS_OK && rule->act.group > 0 && k % rule->act.group != 0)
+        log_warn("%s has %llu inputs, which groups of %u do not divide: quern quantises such "
+            "activations, Transformers does not", from, (unsigned long long)k, rule->act.group);
+    if (s == STATUS_OK && quantize_packed(rule)) {
         s = add_made(job, module, "weight_packed", from, ITEM_PACKED, FILE_I32,
-            (uint64_t[]){n, (k + 7) / 8}, &form);
+            (uint64_t[]){n, words_of(rule, (uint32_t)k)}, &form);
         if (s == STATUS_OK)
             s = add_made(job, module, "weight_shape", from, ITEM_SHAPE, FILE_I64,
                 (uint64_t[]){2, 0}, &form);
@@ -258,11 +269,15 @@ static enum status quantise_rows(struct quantize_job *job, const struct item *it
     return item->form.rule->method->layout->fill(&job->loader, &item->form, &b);
 }
 
-static void pack_row(const uint8_t *codes, uint32_t k, uint32_t *words)
+/* Fields without a sign: 0..15 as they are, int8 with 128 added. */
+static void pack_row(const struct quant_rule *rule, const uint8_t *codes, uint32_t k,
+    uint32_t *words)
 {
-    memset(words, 0, (k + 7) / 8 * sizeof(*words));
+    uint32_t bits = (uint32_t)rule->bits, per_word = 32 / bits, flip = bits == 8 ? 0x80 : 0;
+
+    memset(words, 0, words_of(rule, k) * sizeof(*words));
     for (uint32_t i = 0; i < k; i++)
-        words[i / 8] |= (uint32_t)codes[i] << 4 * (i % 8);
+        words[i / per_word] |= (codes[i] ^ flip) << bits * (i % per_word);
 }
 
 static enum status fill_codes(struct quantize_job *job, const struct item *item, uint32_t n,
@@ -279,7 +294,8 @@ static enum status fill_codes(struct quantize_job *job, const struct item *item,
         return s;
     }
     for (uint32_t r = 0; r < rows; r++)
-        pack_row(codes + (size_t)r * k, k, (uint32_t *)dst + (size_t)r * ((k + 7) / 8));
+        pack_row(item->form.rule, codes + (size_t)r * k, k,
+            (uint32_t *)dst + (size_t)r * words_of(item->form.rule, k));
     return s;
 }
 
@@ -399,7 +415,9 @@ static enum status write_folder(struct quantize_job *job, const char *out)
 
 static enum status make_rules(struct quantize_job *job)
 {
-    enum status s = scheme_runtime_rule(job->options->method, &job->rule);
+    const struct quant_options o = {.method = job->options->method,
+        .activations = job->options->activations};
+    enum status s = scheme_runtime_rule(&o, &job->rule);
 
     if (s != STATUS_OK)
         return s;
@@ -417,7 +435,8 @@ static enum status make_rules(struct quantize_job *job)
 static enum status check_plain(const char *dir, const char *method)
 {
     struct quant_scheme *scheme = NULL;
-    enum status s = quant_open(dir, method, "none", &scheme);
+    enum status s = quant_open(dir, &(struct quant_options){.method = method, .head = "none"},
+        &scheme);
 
     if (s == STATUS_OK)
         quant_close(scheme);

@@ -1,8 +1,8 @@
 /* quantize_write.h - a quantised checkpoint on disk, in the layout of compressed-tensors.
  *
  * Purpose:  DIR's linear layers become codes and scales, the same bits that --quant makes of them
- *           while it loads; the rest, the tokenizer and the small files are copied. Transformers
- *           with compressed-tensors, vLLM, SGLang and quern load the result.
+ *           while it loads; the rest, the tokenizer and the small files are copied. quern, and
+ *           Transformers with compressed-tensors, give the same logits of it (test_quantize.c).
  * Owns:     OUT appears whole or not at all (folder_write.h).
  * Blocking: reads and writes the whole checkpoint. Memory: a few megabytes. */
 #ifndef QUERN_TOOLS_QUANTIZE_WRITE_H
@@ -14,10 +14,11 @@
 #include "quern/status.h"
 
 struct quantize_options {
-    const char *method;   /* "int8", "int4", "fp8" */
-    int group;            /* int4: inputs that share a scale; 0: 128 */
-    bool head;            /* the head to int8, too: a tied one is written apart then */
-    uint64_t shard_bytes; /* 0: 5e9 */
+    const char *method;      /* "int8", "int4", "fp8" */
+    const char *activations; /* "none" (NULL), or "dynamic" for int8 and fp8 */
+    int group;               /* int4: inputs that share a scale; 0: 128 */
+    bool head;               /* the head to int8, too: a tied one is written apart then */
+    uint64_t shard_bytes;    /* 0: 5e9 */
 };
 
 /* INVALID: an unknown method, a group that does not divide a layer's inputs, a checkpoint that is

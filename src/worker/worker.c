@@ -57,12 +57,14 @@ static const char *or_null(const char *text)
 static enum status open_plan(struct worker *w)
 {
     const struct group_config *c = &w->group->control->config;
+    const struct quant_options quant = {.method = c->quant, .head = c->quant_head,
+        .activations = c->quant_activations};
     enum status s = c->plugin[0] != '\0' ? plugin_load(c->plugin) : STATUS_OK;
 
     if (s == STATUS_OK)
         s = tp_plan_open(or_null(c->tp_plan), &w->plan);
     if (s == STATUS_OK)
-        s = quant_open(c->model, or_null(c->quant), or_null(c->quant_head), &w->scheme);
+        s = quant_open(c->model, &quant, &w->scheme);
     return s;
 }
 

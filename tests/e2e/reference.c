@@ -31,16 +31,16 @@ static struct tensor_view view_of(const struct safetensors *file, const char *na
     return *found;
 }
 
-static void open_reference(struct reference *r, const char *dir, const char *tensor)
+/* The checkpoint at `dir` with the answers in `file`. */
+static void open_reference(struct reference *r, const char *dir, const char *file,
+    const char *tensor)
 {
-    char path[4200];
     struct tensor_view ids;
     size_t at = 0;
     uint64_t n;
 
-    test_file(r->dir, dir);
-    snprintf(path, sizeof(path), "%s/reference.safetensors", r->dir);
-    assert_int_equal(safetensors_open(path, &r->file), STATUS_OK);
+    snprintf(r->dir, sizeof(r->dir), "%s", dir);
+    assert_int_equal(safetensors_open(file, &r->file), STATUS_OK);
     ids = view_of(r->file, "ids");
     r->logits = view_of(r->file, tensor);
     n = ids.shape[0];
@@ -52,6 +52,16 @@ static void open_reference(struct reference *r, const char *dir, const char *ten
         at += (size_t)snprintf(r->ids + at, sizeof(r->ids) - at, "%s%d", i > 0 ? "," : "", id);
     }
     snprintf(r->last, sizeof(r->last), "%d", (int)n);
+}
+
+/* tests/DIR and the answers in it. */
+static void open_beside(struct reference *r, const char *dir, const char *tensor)
+{
+    char model[4096], path[4200];
+
+    test_file(model, dir);
+    snprintf(path, sizeof(path), "%s/reference.safetensors", model);
+    open_reference(r, model, path, tensor);
 }
 
 static void output_path(char path[256])
@@ -93,24 +103,39 @@ static double relative_error(const struct tensor_view *got, const struct tensor_
     return sqrt(d / norm);
 }
 
-double reference_error(const char *dir, const char *tensor, const struct way *way)
+/* Closes r. */
+static double error_of(struct reference *r, const struct way *way)
 {
     char output[256];
     struct safetensors *file;
     struct tensor_view got;
-    struct reference r;
     double error;
 
     output_path(output);
-    open_reference(&r, dir, tensor);
-    run_logits(&r, way, output);
+    run_logits(r, way, output);
     assert_int_equal(safetensors_open(output, &file), STATUS_OK);
     got = view_of(file, "logits");
-    error = relative_error(&got, &r.logits);
+    error = relative_error(&got, &r->logits);
     safetensors_close(file);
-    safetensors_close(r.file);
+    safetensors_close(r->file);
     unlink(output);
     return error;
+}
+
+double reference_error(const char *dir, const char *tensor, const struct way *way)
+{
+    struct reference r;
+
+    open_beside(&r, dir, tensor);
+    return error_of(&r, way);
+}
+
+double reference_error_apart(const char *dir, const char *file, const struct way *way)
+{
+    struct reference r;
+
+    open_reference(&r, dir, file, "logits");
+    return error_of(&r, way);
 }
 
 char *reference_bytes(const char *dir, const struct way *way, unsigned long *bytes)
@@ -120,7 +145,7 @@ char *reference_bytes(const char *dir, const struct way *way, unsigned long *byt
     FILE *f;
 
     output_path(output);
-    open_reference(&r, dir, "logits");
+    open_beside(&r, dir, "logits");
     run_logits(&r, way, output);
     f = fopen(output, "rb");
     assert_non_null(f);

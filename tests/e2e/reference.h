@@ -15,6 +15,9 @@ struct way {
  * the command does. */
 double reference_error(const char *dir, const char *tensor, const struct way *way);
 
+/* The same of the checkpoint at path `dir` and the logits in `file`, wherever they lie. */
+double reference_error_apart(const char *dir, const char *file, const struct way *way);
+
 /* The output file of quern logits on that checkpoint, malloc'ed. */
 char *reference_bytes(const char *dir, const struct way *way, unsigned long *bytes);
 

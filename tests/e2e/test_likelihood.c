@@ -116,11 +116,14 @@ static void default_likelihood_is_near(void **state)
     check(0.01, (const char *[]){"--kv-dtype", "f16", "--tp", "2", NULL});
 }
 
-/* The whole way of a quantised model: weights cut to int8 while they load, activations per token. */
+/* The whole way of a quantised model: weights cut to int8 while they load, activations as they are
+ * or per token. */
 static void int8_costs_little_likelihood(void **state)
 {
     (void)state;
     check(0.01, (const char *[]){"--quant", "int8", "--tp", "2", NULL});
+    check(0.01, (const char *[]){"--quant", "int8", "--quant-activations", "dynamic", "--tp", "2",
+        NULL});
 }
 
 int main(void)

@@ -23,10 +23,11 @@ static const char *const with_activations[] = {"blockwise_int8", "ct_fp8_block",
     "ct_fp8_static", "ct_w4afp8", "ct_w8a8", "fp8_block_bf16", "fp8_block_f16", "fp8_block_f32",
     "fp8_block_ue8m0", "fp8_tensor", "fp8_tensor_legacy", "fp8_tensor_static", "w8a8_int8", NULL};
 
-static void check(const char *const names[], const char *tp, double bound)
+static void check(const char *const names[], const char *tp, const char *activations, double bound)
 {
     for (int i = 0; names[i] != NULL; i++) {
-        const struct way way = {NULL, {"--compute", "f32", "--kv-dtype", "f32", "--tp", tp, NULL}};
+        const struct way way = {NULL, {"--compute", "f32", "--kv-dtype", "f32", "--tp", tp,
+            "--quant-activations", activations, NULL}};
         char dir[128];
         double error;
 
@@ -42,22 +43,29 @@ static void check(const char *const names[], const char *tp, double bound)
 static void weight_only_methods_equal_the_dequantised_model(void **state)
 {
     (void)state;
-    check(weight_only, "1", 1e-3);
+    check(weight_only, "1", "auto", 1e-3);
 }
 
 static void weight_only_methods_hold_at_tp_2_and_3(void **state)
 {
     (void)state;
-    check(weight_only, "2", 1e-3);
-    check(weight_only, "3", 1e-3);
+    check(weight_only, "2", "auto", 1e-3);
+    check(weight_only, "3", "auto", 1e-3);
 }
 
 static void methods_with_activations_are_near_at_every_tp(void **state)
 {
     (void)state;
-    check(with_activations, "1", 0.1);
-    check(with_activations, "2", 0.1);
-    check(with_activations, "3", 0.1);
+    check(with_activations, "1", "auto", 0.1);
+    check(with_activations, "2", "auto", 0.1);
+    check(with_activations, "3", "auto", 0.1);
+}
+
+static void their_weights_alone_equal_the_dequantised_model(void **state)
+{
+    (void)state;
+    check(with_activations, "1", "none", 1e-3);
+    check(with_activations, "3", "none", 1e-3);
 }
 
 /* The whole model by each method's own definition of codes, scales and sums, computed in numpy:
@@ -87,6 +95,7 @@ int main(void)
         cmocka_unit_test(weight_only_methods_equal_the_dequantised_model),
         cmocka_unit_test(weight_only_methods_hold_at_tp_2_and_3),
         cmocka_unit_test(methods_with_activations_are_near_at_every_tp),
+        cmocka_unit_test(their_weights_alone_equal_the_dequantised_model),
         cmocka_unit_test(methods_with_activations_are_their_definitions),
     };
 

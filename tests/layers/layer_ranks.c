@@ -209,7 +209,7 @@ static struct quant_scheme *open_scheme(const struct layer_sizes *z)
         return NULL;
     temp_dir_make(&folder);
     temp_dir_write(&folder, "config.json", config, sizeof(config) - 1);
-    if (quant_open(folder.path, NULL, NULL, &scheme) != STATUS_OK)
+    if (quant_open(folder.path, NULL, &scheme) != STATUS_OK)
         fail_msg("%s", log_last_error());
     temp_dir_remove(&folder);
     return scheme;

@@ -361,11 +361,13 @@ static void tied_table_is_one_weight_where_both_are_cut_alike(void **state)
 
 static void maxima_are_reduced_where_a_cut_falls_into_a_group(void **state)
 {
+    const struct quant_options quant = {.method = "fp8", .head = "none",
+        .activations = "dynamic"};
     struct layer_options o = {.inner = 256};
     struct layer_model m;
 
     (void)state;
-    assert_int_equal(quant_open("synth:0.6b", "fp8", "none", &o.scheme), STATUS_OK);
+    assert_int_equal(quant_open("synth:0.6b", &quant, &o.scheme), STATUS_OK);
     for (int size = 1; size <= 3; size++)
         for (int rank = 0; rank < size; rank++) {
             /* Groups of 128 inputs: o has one, so any cut is within it. At tp 2 down's two
@@ -405,7 +407,7 @@ static void parts_that_do_not_merge_are_products_of_their_own(void **state)
 
     (void)state;
     temp_dir_write(&folder, "config.json", int8_config, sizeof(int8_config) - 1);
-    assert_int_equal(quant_open(folder.path, NULL, NULL, &o.scheme), STATUS_OK);
+    assert_int_equal(quant_open(folder.path, NULL, &o.scheme), STATUS_OK);
     for (int size = 1; size <= 2; size++) {
         const struct op *k;
 

@@ -91,15 +91,15 @@ const char *golden_path(char out[1024], const char *name)
     return out;
 }
 
-enum status quant_model_open(struct quant_model *m, const char *dir, const char *runtime,
-    const char *head)
+enum status quant_model_open(struct quant_model *m, const char *dir,
+    const struct quant_options *options)
 {
     enum status s;
 
     *m = (struct quant_model){.loader = {.backend = &fake_backend, .compute = COMPUTE_F32,
         .progress = no_progress}};
     snprintf(m->dir, sizeof(m->dir), "%s", dir);
-    s = quant_open(m->dir, runtime, head, &m->scheme);
+    s = quant_open(m->dir, options, &m->scheme);
     if (s != STATUS_OK)
         return s;
     assert_int_equal(source_config(m->dir, &m->cfg), STATUS_OK);

@@ -23,9 +23,9 @@ struct quant_model {
     struct weight_loader loader;
 };
 
-/* `dir` as it is; runtime and head as quant_open() has them. */
-enum status quant_model_open(struct quant_model *m, const char *dir, const char *runtime,
-    const char *head);
+/* `dir` as it is; options as quant_open() has them. */
+enum status quant_model_open(struct quant_model *m, const char *dir,
+    const struct quant_options *options);
 void quant_model_close(struct quant_model *m);
 
 /* TEST_DATA/golden/NAME into out. */

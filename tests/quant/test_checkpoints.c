@@ -35,7 +35,7 @@ static void open_golden(struct quant_model *m, const char *name)
     char path[1024], folder[128];
 
     snprintf(folder, sizeof(folder), "quant/%s", name);
-    assert_int_equal(quant_model_open(m, golden_path(path, folder), NULL, NULL), STATUS_OK);
+    assert_int_equal(quant_model_open(m, golden_path(path, folder), NULL), STATUS_OK);
     assert_non_null(m->scheme);
 }
 

@@ -40,7 +40,7 @@ static const char *message_of(const char *quantization, const struct made_tensor
     line[0] = '\0';
     temp_dir_make(&dir);
     write_checkpoint(dir.path, quantization, tensors, count);
-    assert_int_equal(quant_model_open(&m, dir.path, NULL, NULL), STATUS_OK);
+    assert_int_equal(quant_model_open(&m, dir.path, NULL), STATUS_OK);
     if (loaded_part(&m, Q, 16, 16, 0, 16, 0, 16, &w) == STATUS_OK)
         loaded_free(&m, &w);
     else
@@ -173,7 +173,7 @@ static bool merge_with_scales(float a, float b)
 
     temp_dir_make(&dir);
     write_checkpoint(dir.path, fp8_static, tensors, 6);
-    assert_int_equal(quant_model_open(&m, dir.path, NULL, NULL), STATUS_OK);
+    assert_int_equal(quant_model_open(&m, dir.path, NULL), STATUS_OK);
     answer = quant_method_of(&m.loader, Q)->mergeable(&m.loader, &slice);
     if (!answer)
         assert_int_equal(loaded_slice(&m, &slice, &w), STATUS_INVALID);

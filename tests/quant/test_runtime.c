@@ -54,7 +54,8 @@ static void a_cut_has_the_codes_of_the_whole(void **state)
         struct quant_model m;
 
         assert_int_equal(quant_model_open(&m, golden_path(path, models[i / METHODS]),
-                             methods[i % METHODS], NULL), STATUS_OK);
+                             &(struct quant_options){.method = methods[i % METHODS]}),
+            STATUS_OK);
         layer_modules(&m.cfg, 0, modules);
         for (int j = 0; j < LAYER_MODULES; j++)
             check_cuts(&m, &modules[j]);
@@ -99,8 +100,8 @@ static void codes_are_near_their_weights(void **state)
         struct module_shape modules[LAYER_MODULES];
         struct quant_model m;
 
-        assert_int_equal(quant_model_open(&m, golden_path(path, "models/odd"), methods[i], NULL),
-            STATUS_OK);
+        assert_int_equal(quant_model_open(&m, golden_path(path, "models/odd"),
+                             &(struct quant_options){.method = methods[i]}), STATUS_OK);
         layer_modules(&m.cfg, 0, modules);
         check_errors(&m, &modules[0]);
         check_errors(&m, &modules[6]);
@@ -115,20 +116,20 @@ static void the_head_is_int8_unless_it_is_told_not_to(void **state)
     struct loaded w;
 
     (void)state;
-    assert_int_equal(quant_model_open(&m, golden_path(path, "models/tied"), "int4", NULL),
-        STATUS_OK);
+    assert_int_equal(quant_model_open(&m, golden_path(path, "models/tied"),
+                         &(struct quant_options){.method = "int4"}), STATUS_OK);
     assert_int_equal(loaded_part(&m, "model.embed_tokens", (uint32_t)m.cfg.vocab,
                          (uint32_t)m.cfg.hidden, 3, 5, 0, (uint32_t)m.cfg.hidden, &w), STATUS_OK);
     assert_int_equal(w.weight.format, WEIGHT_INT8);
     assert_int_equal(w.weight.quant.activation, ACTIVATION_PLAIN);
     loaded_free(&m, &w);
     quant_model_close(&m);
-    assert_int_equal(quant_model_open(&m, golden_path(path, "models/tied"), "int4", "none"),
-        STATUS_OK);
+    assert_int_equal(quant_model_open(&m, golden_path(path, "models/tied"),
+                         &(struct quant_options){.method = "int4", .head = "none"}), STATUS_OK);
     assert_ptr_equal(quant_method_of(&m.loader, "model.embed_tokens"), &quant_none);
     quant_model_close(&m);
-    assert_int_equal(quant_model_open(&m, golden_path(path, "models/untied"), "fp8", "int8"),
-        STATUS_OK);
+    assert_int_equal(quant_model_open(&m, golden_path(path, "models/untied"),
+                         &(struct quant_options){.method = "fp8", .head = "int8"}), STATUS_OK);
     assert_ptr_equal(quant_method_of(&m.loader, "model.embed_tokens"), &quant_none);
     assert_ptr_not_equal(quant_method_of(&m.loader, "lm_head"), &quant_none);
     quant_model_close(&m);
@@ -141,7 +142,8 @@ static void staging_stays_small(void **state)
 
     (void)state;
     for (int i = 0; i < METHODS; i++) {
-        assert_int_equal(quant_model_open(&m, "synth:8b", methods[i], NULL), STATUS_OK);
+        assert_int_equal(quant_model_open(&m, "synth:8b",
+                             &(struct quant_options){.method = methods[i]}), STATUS_OK);
         assert_int_equal(loaded_part(&m, "model.layers.0.mlp.down_proj", 4096, 12288, 256, 480, 0,
                              12288, &w), STATUS_OK);
         assert_true(m.loader.staging_bytes <= STAGING_MOST);
@@ -188,9 +190,10 @@ static void assert_written_equals_loaded(const char *model, const struct quantiz
     temp_dir_make(&dir);
     snprintf(out, sizeof(out), "%s/out", dir.path);
     quantise_golden(model, o, out, STATUS_OK);
-    assert_int_equal(quant_model_open(&written, out, NULL, NULL), STATUS_OK);
-    assert_int_equal(quant_model_open(&plain, golden_path(path, model), o->method, "none"),
-        STATUS_OK);
+    assert_int_equal(quant_model_open(&written, out, NULL), STATUS_OK);
+    assert_int_equal(quant_model_open(&plain, golden_path(path, model),
+                         &(struct quant_options){.method = o->method, .head = "none",
+                             .activations = o->activations}), STATUS_OK);
     for (int layer = 0; layer < plain.cfg.layers; layer++) {
         layer_modules(&plain.cfg, layer, modules);
         for (int j = 0; j < LAYER_MODULES; j++)
@@ -210,6 +213,36 @@ static void what_quantize_writes_is_what_quant_loads(void **state)
     assert_written_equals_loaded("models/untied", &(struct quantize_options){.method = "fp8",
         .shard_bytes = 20000});
     assert_written_equals_loaded("models/sharded", &(struct quantize_options){.method = "int8"});
+    assert_written_equals_loaded("models/odd", &(struct quantize_options){.method = "int8"});
+}
+
+static void activations_are_quantised_only_where_asked(void **state)
+{
+    static const struct quantize_options dynamic[] = {
+        {.method = "int8", .activations = "dynamic"}, {.method = "fp8", .activations = "dynamic"}};
+    static const enum activation kinds[] = {ACTIVATION_INT8, ACTIVATION_FP8};
+    char path[1024];
+
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        for (int asked = 0; asked < 2; asked++) {
+            const struct quant_options o = {.method = dynamic[i].method,
+                .activations = asked ? "dynamic" : NULL};
+            struct module_shape modules[LAYER_MODULES];
+            struct quant_model m;
+            struct loaded w;
+
+            assert_int_equal(quant_model_open(&m, golden_path(path, "models/tied"), &o),
+                STATUS_OK);
+            layer_modules(&m.cfg, 0, modules);
+            assert_int_equal(loaded_part(&m, modules[0].name, modules[0].rows, modules[0].cols, 0,
+                                 4, 0, modules[0].cols, &w), STATUS_OK);
+            assert_int_equal(w.weight.quant.activation, asked ? kinds[i] : ACTIVATION_PLAIN);
+            loaded_free(&m, &w);
+            quant_model_close(&m);
+        }
+    for (int i = 0; i < 2; i++)
+        assert_written_equals_loaded("models/tied", &dynamic[i]);
 }
 
 /* Groups of 8 against plain weights: the formula, code by code. */
@@ -227,8 +260,8 @@ static void groups_have_their_own_scales(void **state)
     temp_dir_make(&dir);
     snprintf(out, sizeof(out), "%s/out", dir.path);
     quantise_golden("models/tied", &o, out, STATUS_OK);
-    assert_int_equal(quant_model_open(&written, out, NULL, NULL), STATUS_OK);
-    assert_int_equal(quant_model_open(&plain, golden_path(path, "models/tied"), NULL, NULL),
+    assert_int_equal(quant_model_open(&written, out, NULL), STATUS_OK);
+    assert_int_equal(quant_model_open(&plain, golden_path(path, "models/tied"), NULL),
         STATUS_OK);
     layer_modules(&plain.cfg, 0, modules);
     assert_int_equal(loaded_part(&written, modules[6].name, modules[6].rows, modules[6].cols, 0,
@@ -262,7 +295,7 @@ static void a_tied_head_is_written_apart(void **state)
     temp_dir_make(&dir);
     snprintf(out, sizeof(out), "%s/out", dir.path);
     quantise_golden("models/tied", &o, out, STATUS_OK);
-    assert_int_equal(quant_model_open(&m, out, NULL, NULL), STATUS_OK);
+    assert_int_equal(quant_model_open(&m, out, NULL), STATUS_OK);
     assert_false(m.cfg.tied);
     assert_ptr_equal(quant_method_of(&m.loader, "model.embed_tokens"), &quant_none);
     assert_int_equal(loaded_part(&m, "lm_head", (uint32_t)m.cfg.vocab, (uint32_t)m.cfg.hidden, 0,
@@ -293,6 +326,9 @@ static void what_cannot_be_written_is_refused(void **state)
     assert_non_null(strstr(log_last_error(), "quantised already"));
     quantise_golden("models/odd", &(struct quantize_options){.method = "int9"}, out,
         STATUS_INVALID);
+    quantise_golden("models/tied", &(struct quantize_options){.method = "int4",
+        .activations = "dynamic"}, out, STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "int4 quantises weights alone"));
     temp_dir_write(&dir, "file", "x", 1);
     quantise_golden("models/odd", &(struct quantize_options){.method = "int8"}, dir.path,
         STATUS_INVALID);
@@ -308,6 +344,7 @@ int main(void)
         cmocka_unit_test(the_head_is_int8_unless_it_is_told_not_to),
         cmocka_unit_test(staging_stays_small),
         cmocka_unit_test(what_quantize_writes_is_what_quant_loads),
+        cmocka_unit_test(activations_are_quantised_only_where_asked),
         cmocka_unit_test(groups_have_their_own_scales),
         cmocka_unit_test(a_tied_head_is_written_apart),
         cmocka_unit_test(what_cannot_be_written_is_refused),

@@ -27,7 +27,7 @@ static const char *message_of(const char *quantization)
     line[0] = '\0';
     temp_dir_make(&dir);
     write_checkpoint(dir.path, quantization, NULL, 0);
-    if (quant_open(dir.path, NULL, NULL, &scheme) == STATUS_INVALID)
+    if (quant_open(dir.path, NULL, &scheme) == STATUS_INVALID)
         snprintf(line, sizeof(line), "%s", log_last_error());
     else
         quant_close(scheme);
@@ -109,7 +109,7 @@ static void open_with(struct opened *o, const char *quantization, const struct m
 {
     temp_dir_make(&o->dir);
     write_checkpoint(o->dir.path, quantization, tensors, count);
-    assert_int_equal(quant_model_open(&o->model, o->dir.path, NULL, NULL), STATUS_OK);
+    assert_int_equal(quant_model_open(&o->model, o->dir.path, NULL), STATUS_OK);
 }
 
 static void close_it(struct opened *o)
@@ -246,39 +246,85 @@ static void older_files_are_read_beside_the_config(void **state)
     temp_dir_make(&o.dir);
     write_checkpoint(o.dir.path, NULL, NULL, 0);
     temp_dir_write(&o.dir, "quantize_config.json", gptq, sizeof(gptq) - 1);
-    assert_int_equal(quant_model_open(&o.model, o.dir.path, NULL, NULL), STATUS_OK);
+    assert_int_equal(quant_model_open(&o.model, o.dir.path, NULL), STATUS_OK);
     assert_int_equal(rule(&o, Q)->bits, 8);
     assert_true(rule(&o, Q)->indexed);
     close_it(&o);
     temp_dir_make(&o.dir);
     write_checkpoint(o.dir.path, NULL, NULL, 0);
     temp_dir_write(&o.dir, "hf_quant_config.json", modelopt, sizeof(modelopt) - 1);
-    assert_int_equal(quant_open(o.dir.path, NULL, NULL, &scheme), STATUS_INVALID);
+    assert_int_equal(quant_open(o.dir.path, NULL, &scheme), STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "ModelOpt's NVFP4 is not supported"));
     temp_dir_remove(&o.dir);
 }
 
 static void quantising_at_load_needs_a_plain_checkpoint(void **state)
 {
+    static const struct quant_options int8 = {.method = "int8"}, fp8 = {.method = "fp8"};
     struct quant_scheme *scheme = NULL;
     struct temp_dir dir;
 
     (void)state;
     temp_dir_make(&dir);
     write_checkpoint(dir.path, "{\"quant_method\": \"w8a8_int8\"}", NULL, 0);
-    assert_int_equal(quant_open(dir.path, "int8", NULL, &scheme), STATUS_INVALID);
+    assert_int_equal(quant_open(dir.path, &int8, &scheme), STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "is quantised already: leave --quant out"));
     write_checkpoint(dir.path, NULL, NULL, 0);
-    assert_int_equal(quant_open(dir.path, "int5", NULL, &scheme), STATUS_INVALID);
-    assert_non_null(strstr(log_last_error(), "--quant int5 is not known: use int8, int4 or fp8"));
-    assert_int_equal(quant_open(dir.path, "int8", "int4", &scheme), STATUS_INVALID);
-    assert_int_equal(quant_open(dir.path, NULL, NULL, &scheme), STATUS_OK);
+    assert_int_equal(quant_open(dir.path, NULL, &scheme), STATUS_OK);
     assert_null(scheme);
-    assert_int_equal(quant_open(dir.path, NULL, "none", &scheme), STATUS_OK);
+    assert_int_equal(quant_open(dir.path, &(struct quant_options){.head = "none"}, &scheme),
+        STATUS_OK);
     assert_null(scheme);
-    assert_int_equal(quant_open("synth:0.6b", "fp8", NULL, &scheme), STATUS_OK);
+    assert_int_equal(quant_open("synth:0.6b", &fp8, &scheme), STATUS_OK);
     quant_close(scheme);
     temp_dir_remove(&dir);
+}
+
+static void options_that_do_not_fit_are_refused(void **state)
+{
+    static const struct {
+        struct quant_options options;
+        const char *words;
+    } rows[] = {
+        {{.method = "int5"}, "--quant int5 is not known: use int8, int4 or fp8"},
+        {{.method = "int8", .head = "int4"}, "--quant-head int4 is not known: use int8 or none"},
+        {{.method = "int8", .activations = "fp8"},
+            "--quant-activations fp8 is not known: use auto, none or dynamic"},
+        {{.method = "int4", .activations = "dynamic"}, "int4 quantises weights alone"},
+        {{.activations = "dynamic"}, "--quant-activations dynamic goes with --quant int8 or fp8"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct quant_scheme *scheme = NULL;
+
+        assert_int_equal(quant_open("synth:0.6b", &rows[i].options, &scheme), STATUS_INVALID);
+        assert_non_null(strstr(log_last_error(), rows[i].words));
+        assert_null(scheme);
+    }
+}
+
+/* A checkpoint whose activations are quantised, static scales included, served with weights alone. */
+static void activations_can_be_left_as_they_are(void **state)
+{
+    static const char *const folders[] = {"quant/ct_w8a8", "quant/ct_fp8_static",
+        "quant/ct_w4afp8", "quant/fp8_block_bf16", "quant/blockwise_int8"};
+    char path[1024];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++)
+        for (int none = 0; none < 2; none++) {
+            const struct quant_options o = {.activations = none ? "none" : "auto"};
+            struct quant_model m;
+            const struct quant_rule *r;
+
+            assert_int_equal(quant_model_open(&m, golden_path(path, folders[i]), &o), STATUS_OK);
+            r = quant_rule_of(&m.loader, "model.layers.0.self_attn.q_proj");
+            assert_non_null(r);
+            assert_true((r->act.kind == ACTIVATION_PLAIN) == (none == 1));
+            assert_true(!none || !r->act.fixed);
+            quant_model_close(&m);
+        }
 }
 
 /* Damage ------------------------------------------------------------------------------------- */
@@ -328,7 +374,7 @@ static void try_damage(const char *golden, struct temp_dir *dir, json_t *root, j
     unlink(temp_dir_file(dir, "model.safetensors"));
     assert_int_equal(symlink(target, temp_dir_file(dir, "model.safetensors")), 0);
     assert_int_equal(json_dump_file(root, temp_dir_file(dir, "config.json"), 0), 0);
-    if (quant_model_open(&m, dir->path, NULL, NULL) != STATUS_OK)
+    if (quant_model_open(&m, dir->path, NULL) != STATUS_OK)
         return;
     load_all(&m);
     quant_model_close(&m);
@@ -376,6 +422,8 @@ int main(void)
         cmocka_unit_test(a_plain_weight_is_plain_whatever_lies_beside_it),
         cmocka_unit_test(older_files_are_read_beside_the_config),
         cmocka_unit_test(quantising_at_load_needs_a_plain_checkpoint),
+        cmocka_unit_test(options_that_do_not_fit_are_refused),
+        cmocka_unit_test(activations_can_be_left_as_they_are),
         cmocka_unit_test(damaged_configurations_are_refused_or_loaded),
     };
 
