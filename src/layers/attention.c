@@ -78,6 +78,7 @@ static int project(struct builder *b, int layer, const char *module,
 {
     const struct strategy *strategy = builder_strategy(b, names[0], KIND_LINEAR);
     struct range q[COMM_MAX_RANKS], kv[COMM_MAX_RANKS];
+    struct linear_bias bias = {.has = shape->bias};
     uint32_t d = shape->head_dim;
     char merged[NAME + 16];
     bool cut;
@@ -104,7 +105,7 @@ static int project(struct builder *b, int layer, const char *module,
                 .own = kv},
             {.module = names[2], .merged = merged, .rows = shape->kv_heads * d, .unit = d,
                 .own = kv}},
-        3, shape->hidden, shape->bias, in);
+        3, shape->hidden, &bias, in);
 }
 
 /* The heads' outputs: cut like q's, or whole. */
@@ -126,9 +127,10 @@ static void place_attended(struct builder *b, int qkv, int attended,
 }
 
 int attention_layer(struct builder *b, int layer, const char *module,
-    const struct attention_shape *shape, int in)
+    const struct attention_shape *shape, int in, const struct weight **bias)
 {
     static const char *const projections[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
+    struct linear_bias o_bias = {.has = shape->bias, .skip = true};
     char names[4][NAME];
     int qkv, attended, out;
 
@@ -146,7 +148,8 @@ int attention_layer(struct builder *b, int layer, const char *module,
     place_attended(b, qkv, attended, shape);
     out = linear_layer(b, layer, "y",
         &(struct linear_part){.module = names[3], .rows = shape->hidden, .unit = 1}, 1,
-        shape->heads * shape->head_dim, shape->bias, attended);
+        shape->heads * shape->head_dim, &o_bias, attended);
     place_module(b, layer, module, out);
+    *bias = o_bias.skipped;
     return out;
 }

@@ -101,25 +101,41 @@ struct linear_part {
     const struct range *own; /* [ranks] what each one has where outputs are cut; NULL: evenly */
 };
 
+/* Whether a product's modules have biases, and what becomes of them. */
+struct linear_bias {
+    bool has;
+    /* skip_bias_add: of a single module, the bias is left out of the result, for who reads that to
+     * add once. Set: a vector with the columns that the result has here. */
+    bool skip;
+    const struct weight *skipped;
+};
+
 /* out = in . W^T for up to four modules of `in_cols` inputs that are placed alike, stacked: one
- * product where their quant methods allow, one after another else. `name` is the buffer's. */
+ * product where their quant methods allow, one after another else. `name` is the buffer's; `bias`
+ * NULL: there is none. */
 int linear_layer(struct builder *b, int layer, const char *name, const struct linear_part *parts,
-    int n_parts, uint32_t in_cols, bool bias, int in);
+    int n_parts, uint32_t in_cols, struct linear_bias *bias, int in);
 
 /* One column-parallel module whose result stays cut, whatever its strategy makes of it. */
 int linear_cut(struct builder *b, int layer, const char *name, const struct linear_part *part,
     uint32_t in_cols, int in);
 
-/* out = rms_norm(x), or x += y first (y >= 0; x keeps the sum). */
-int norm_layer(struct builder *b, int layer, const char *module, uint32_t cols, int x, int y);
+/* out = rms_norm(x), or x += y first (x keeps the sum). */
+struct norm_input {
+    int x, y;                  /* y: -1 for none */
+    const struct weight *bias; /* of y's module, which left it out, or NULL */
+};
+int norm_layer(struct builder *b, int layer, const char *module, uint32_t cols,
+    struct norm_input in);
 
-/* q, k, v; head norms and rotation; attention; o. The result may be Partial. */
+/* q, k, v; head norms and rotation; attention; o. The result may be Partial; *bias: what is to be
+ * added to it, once, or NULL. */
 struct attention_shape {
     uint32_t hidden, heads, kv_heads, head_dim;
     bool bias;
 };
 int attention_layer(struct builder *b, int layer, const char *module,
-    const struct attention_shape *shape, int in);
+    const struct attention_shape *shape, int in, const struct weight **bias);
 
 /* down(silu(gate(in)) * up(in)). The result may be Partial. */
 int mlp_layer(struct builder *b, int layer, const char *module, uint32_t hidden,

@@ -4,7 +4,8 @@
  * its shard of the output. Row: each rank owns some inputs, its result is a
  * Partial sum, reduced by whoever needs it whole (placement.h). A pair of them
  * (qkv and o, gate_up and down) communicates once. A row-parallel bias is added
- * once, after the sum. */
+ * once, after the sum, or left to the reader (skip_bias_add), so that the sum
+ * can become one with the norm that follows. */
 #include <stdio.h>
 #include <string.h>
 
@@ -18,7 +19,7 @@ struct product {
     const struct linear_part *parts;
     int n_parts;
     uint32_t in_cols;
-    bool bias;
+    struct linear_bias *bias; /* never NULL */
     const struct strategy *strategy; /* of all parts: their cut, in and out are the same */
     int in, out;
 };
@@ -218,6 +219,27 @@ static struct column_map *row_map(struct product *p)
     return b->status == STATUS_OK ? map : NULL;
 }
 
+/* Elements `own` of the first module's bias. */
+static const struct weight *bias_vector(struct product *p, struct range own)
+{
+    uint32_t all = p->parts[0].rows;
+    char name[MODULE_BYTES + 16];
+
+    snprintf(name, sizeof(name), "%s.bias", p->parts[0].module);
+    return builder_vector(p->b, name, all, own.first, own.count, p->strategy);
+}
+
+/* For the caller to add, where it asked for that. */
+static void skip_bias(struct product *p, struct range own)
+{
+    if (!p->bias->has || !p->bias->skip)
+        return;
+    if (p->n_parts != 1)
+        builder_fail(p->b, "%s: only the bias of a single module can be skipped",
+            p->parts[0].module);
+    p->bias->skipped = bias_vector(p, own);
+}
+
 static enum extent extent_of(const struct builder *b, int buffer)
 {
     return b->program->buffers[buffer].rows;
@@ -233,7 +255,8 @@ static int replicated(struct product *p)
     if (b->status != STATUS_OK)
         return -1;
     p->out = builder_buffer(b, p->name, extent_of(b, p->in), all_rows(p));
-    multiply(p, NULL, (struct range){.count = p->in_cols}, p->bias);
+    multiply(p, NULL, (struct range){.count = p->in_cols}, p->bias->has && !p->bias->skip);
+    skip_bias(p, (struct range){.count = p->parts[0].rows});
     place_set(b, p->out, plan_name(&p->parts[0]), PLACE_REPLICATE, all_rows(p), NULL);
     place_as(b, p->layer, p->strategy, plan_name(&p->parts[0]), p->out);
     return p->out;
@@ -252,7 +275,11 @@ static int column_parallel(struct product *p)
     for (int i = 0; i < map->n_parts; i++)
         own += map->parts[i].count[b->rank];
     p->out = builder_buffer(b, p->name, extent_of(b, p->in), own);
-    multiply(p, map, (struct range){.count = p->in_cols}, p->bias);
+    multiply(p, map, (struct range){.count = p->in_cols}, p->bias->has && !p->bias->skip);
+    if (p->strategy->out == OUT_GATHER)
+        skip_bias(p, (struct range){.count = p->parts[0].rows});
+    else
+        skip_bias(p, (struct range){.first = map->parts[0].first[b->rank], .count = own});
     place_set(b, p->out, plan_name(&p->parts[0]), PLACE_SHARD, map->cols, map);
     return p->out;
 }
@@ -294,13 +321,10 @@ static struct range own_inputs(struct product *p)
 static void add_bias(struct product *p)
 {
     struct builder *b = p->b;
-    uint32_t rows = p->parts[0].rows;
-    char bias[192];
 
     place_whole(b, p->layer, plan_name(&p->parts[0]), p->out);
-    snprintf(bias, sizeof(bias), "%s.bias", p->parts[0].module);
     builder_op(b, (struct op){.kind = OP_ADD_BIAS, .layer = p->layer, .in = {p->out, -1},
-        .out = p->out, .weight = builder_vector(b, bias, rows, 0, rows, p->strategy)});
+        .out = p->out, .weight = bias_vector(p, (struct range){.count = p->parts[0].rows})});
 }
 
 static int row_parallel(struct product *p)
@@ -316,17 +340,19 @@ static int row_parallel(struct product *p)
     p->out = builder_buffer(b, p->name, extent_of(b, p->in), rows);
     multiply(p, NULL, cols, false);
     place_set(b, p->out, plan_name(&p->parts[0]), PLACE_PARTIAL, rows, NULL);
-    if (p->bias)
+    if (p->bias->has && !p->bias->skip)
         add_bias(p);
+    skip_bias(p, (struct range){.count = rows});
     place_as(b, p->layer, p->strategy, plan_name(&p->parts[0]), p->out);
     return p->out;
 }
 
 int linear_layer(struct builder *b, int layer, const char *name, const struct linear_part *parts,
-    int n_parts, uint32_t in_cols, bool bias, int in)
+    int n_parts, uint32_t in_cols, struct linear_bias *bias, int in)
 {
+    struct linear_bias none = {0};
     struct product p = {.b = b, .layer = layer, .name = name, .parts = parts, .n_parts = n_parts,
-        .in_cols = in_cols, .bias = bias, .in = in};
+        .in_cols = in_cols, .bias = bias != NULL ? bias : &none, .in = in};
 
     choose_strategy(&p);
     if (b->status != STATUS_OK)
@@ -346,8 +372,9 @@ int linear_layer(struct builder *b, int layer, const char *name, const struct li
 int linear_cut(struct builder *b, int layer, const char *name, const struct linear_part *part,
     uint32_t in_cols, int in)
 {
+    struct linear_bias none = {0};
     struct product p = {.b = b, .layer = layer, .name = name, .parts = part, .n_parts = 1,
-        .in_cols = in_cols, .in = in};
+        .in_cols = in_cols, .bias = &none, .in = in};
 
     choose_strategy(&p);
     return b->status == STATUS_OK ? column_parallel(&p) : -1;

@@ -49,7 +49,7 @@ int mlp_layer(struct builder *b, int layer, const char *module, uint32_t hidden,
         (struct linear_part[]){
             {.module = gate, .merged = merged, .rows = intermediate, .unit = unit},
             {.module = up, .merged = merged, .rows = intermediate, .unit = unit}},
-        2, hidden, false, in);
+        2, hidden, NULL, in);
     place_all_rows(b, layer, module, gate_up);
     if (b->status != STATUS_OK)
         return -1;
@@ -58,7 +58,7 @@ int mlp_layer(struct builder *b, int layer, const char *module, uint32_t hidden,
         .out = product});
     place_product(b, gate_up, product, intermediate);
     out = linear_layer(b, layer, "y",
-        &(struct linear_part){.module = down, .rows = hidden, .unit = 1}, 1, intermediate, false,
+        &(struct linear_part){.module = down, .rows = hidden, .unit = 1}, 1, intermediate, NULL,
         product);
     place_module(b, layer, module, out);
     return out;

@@ -141,7 +141,7 @@ static int own_logits(struct builder *b, const struct strategy *strategy, const 
 
     if (b->size > 1 && strategy->cut == CUT_ROWS && strategy->out == OUT_GATHER)
         return linear_cut(b, -1, "logits", &part, hidden, picked);
-    return linear_layer(b, -1, "logits", &part, 1, hidden, false, picked);
+    return linear_layer(b, -1, "logits", &part, 1, hidden, NULL, picked);
 }
 
 void head_layer(struct builder *b, const char *module, uint32_t vocab, uint32_t hidden,

@@ -47,6 +47,7 @@ static int decoder_layer(struct builder *b, const struct model_config *c, int i,
         .bias = c->attention_bias,
     };
     char attention[96], mlp[96], post[96], next[96];
+    const struct weight *bias;
     int y;
 
     snprintf(attention, sizeof(attention), "model.layers.%d.self_attn", i);
@@ -57,10 +58,10 @@ static int decoder_layer(struct builder *b, const struct model_config *c, int i,
     else
         snprintf(next, sizeof(next), "model.norm");
 
-    y = attention_layer(b, i, attention, &shape, h);
-    h = norm_layer(b, i, post, shape.hidden, x, y);
+    y = attention_layer(b, i, attention, &shape, h, &bias);
+    h = norm_layer(b, i, post, shape.hidden, (struct norm_input){.x = x, .y = y, .bias = bias});
     y = mlp_layer(b, i, mlp, shape.hidden, (uint32_t)c->intermediate, h);
-    return norm_layer(b, i, next, shape.hidden, x, y);
+    return norm_layer(b, i, next, shape.hidden, (struct norm_input){.x = x, .y = y});
 }
 
 static void forward(struct builder *b, const struct qwen3_options *o)
@@ -77,7 +78,8 @@ static void forward(struct builder *b, const struct qwen3_options *o)
     table = kind == HEAD_ONLY ? "lm_head" : "model.embed_tokens";
     builder_op(b, (struct op){.kind = OP_BEGIN, .layer = -1, .in = {-1, -1}, .out = -1});
     x = embedding_layer(b, table, vocab, hidden, &own);
-    h = norm_layer(b, 0, "model.layers.0.input_layernorm", hidden, x, -1);
+    h = norm_layer(b, 0, "model.layers.0.input_layernorm", hidden,
+        (struct norm_input){.x = x, .y = -1});
     for (int i = 0; i < c->layers; i++)
         h = decoder_layer(b, c, i, x, h);
     if (kind == HEAD_UNTIED)

@@ -167,17 +167,19 @@ static int decoder_layer(struct builder *b, const struct layer_options *o, int i
 {
     const struct attention_shape shape = {.hidden = HIDDEN, .heads = HEADS, .kv_heads = KV_HEADS,
         .head_dim = HEAD_DIM, .bias = o->bias};
+    const struct weight *bias;
     char name[96];
     int y;
 
     snprintf(name, sizeof(name), "model.layers.%d.self_attn", i);
-    y = attention_layer(b, i, name, &shape, h);
+    y = attention_layer(b, i, name, &shape, h, &bias);
     snprintf(name, sizeof(name), "model.layers.%d.post_attention_layernorm", i);
-    h = norm_layer(b, i, name, HIDDEN, x, y);
+    h = norm_layer(b, i, name, HIDDEN, (struct norm_input){.x = x, .y = y, .bias = bias});
     snprintf(name, sizeof(name), "model.layers.%d.mlp", i);
     y = mlp_layer(b, i, name, HIDDEN, o->inner != 0 ? o->inner : DEFAULT_INNER, h);
     snprintf(name, sizeof(name), "model.layers.%d.input_layernorm", i + 1);
-    return norm_layer(b, i, i + 1 < LAYERS ? name : "model.norm", HIDDEN, x, y);
+    return norm_layer(b, i, i + 1 < LAYERS ? name : "model.norm", HIDDEN,
+        (struct norm_input){.x = x, .y = y});
 }
 
 enum status layer_model_build(struct layer_model *m, const struct layer_options *o, int rank,
@@ -190,7 +192,8 @@ enum status layer_model_build(struct layer_model *m, const struct layer_options 
     layer_model_begin(m, o, rank, size);
     builder_op(b, (struct op){.kind = OP_BEGIN, .layer = -1, .in = {-1, -1}, .out = -1});
     x = embedding_layer(b, "model.embed_tokens", VOCAB, HIDDEN, &own);
-    h = norm_layer(b, 0, "model.layers.0.input_layernorm", HIDDEN, x, -1);
+    h = norm_layer(b, 0, "model.layers.0.input_layernorm", HIDDEN,
+        (struct norm_input){.x = x, .y = -1});
     for (int i = 0; i < LAYERS; i++)
         h = decoder_layer(b, o, i, x, h);
     if (o->untied)

@@ -116,8 +116,16 @@ static int single(struct builder *b, const struct layer_sizes *z, const char *mo
     uint32_t cols, int in)
 {
     const struct linear_part part = {.module = module, .rows = rows, .unit = 1};
+    struct linear_bias bias = {.has = z->bias, .skip = z->skip && b->size > 1};
+    int out = linear_layer(b, 0, strrchr(module, '.') + 1, &part, 1, cols, &bias, in);
 
-    return linear_layer(b, 0, strrchr(module, '.') + 1, &part, 1, cols, z->bias, in);
+    if (bias.skipped == NULL || b->status != STATUS_OK)
+        return out;
+    if (b->buffers[out].place == PLACE_PARTIAL)
+        place_whole(b, 0, module, out);
+    builder_op(b, (struct op){.kind = OP_ADD_BIAS, .layer = 0, .in = {out, -1}, .out = out,
+        .weight = bias.skipped});
+    return out;
 }
 
 int case_linear(struct builder *b, const struct layer_sizes *z, int x)
@@ -133,37 +141,40 @@ int case_merged(struct builder *b, const struct layer_sizes *z, int x)
     static const char *const names[RUN_PARTS] = {
         LAYER "part0", LAYER "part1", LAYER "part2", LAYER "part3"};
     struct linear_part parts[RUN_PARTS];
+    struct linear_bias bias = {.has = z->bias};
     int n = 0, out;
 
     for (; n < RUN_PARTS && z->parts[n] > 0; n++)
         parts[n] = (struct linear_part){.module = names[n], .rows = z->parts[n], .unit = 1};
-    out = linear_layer(b, 0, "merged", parts, n, z->hidden, z->bias, x);
+    out = linear_layer(b, 0, "merged", parts, n, z->hidden, &bias, x);
     if (b->status == STATUS_OK && b->buffers[out].place == PLACE_SHARD)
         out = place_gather(b, 0, out);
     return single(b, z, LAYER "join", z->hidden, all_parts(z), out);
 }
 
-static int attend(struct builder *b, const struct layer_sizes *z, int h)
+static int norm(struct builder *b, const struct layer_sizes *z, const char *module, int x, int y,
+    const struct weight *bias)
 {
-    const struct attention_shape shape = {.hidden = z->hidden, .heads = z->heads,
-        .kv_heads = z->kv_heads, .head_dim = z->head_dim, .bias = z->bias};
-
-    return attention_layer(b, 0, LAYER "self_attn", &shape, h);
+    return norm_layer(b, 0, module, z->hidden, (struct norm_input){.x = x, .y = y, .bias = bias});
 }
 
 int case_attention(struct builder *b, const struct layer_sizes *z, int x)
 {
-    int h = norm_layer(b, 0, LAYER "norm_a", z->hidden, x, -1);
+    const struct attention_shape shape = {.hidden = z->hidden, .heads = z->heads,
+        .kv_heads = z->kv_heads, .head_dim = z->head_dim, .bias = z->bias};
+    int h = norm(b, z, LAYER "norm_a", x, -1, NULL);
+    const struct weight *bias;
 
-    return norm_layer(b, 0, LAYER "norm_b", z->hidden, x, attend(b, z, h));
+    h = attention_layer(b, 0, LAYER "self_attn", &shape, h, &bias);
+    return norm(b, z, LAYER "norm_b", x, h, bias);
 }
 
 int case_mlp(struct builder *b, const struct layer_sizes *z, int x)
 {
-    int h = norm_layer(b, 0, LAYER "norm_a", z->hidden, x, -1);
+    int h = norm(b, z, LAYER "norm_a", x, -1, NULL);
 
     h = mlp_layer(b, 0, LAYER "mlp", z->hidden, z->inner, h);
-    return norm_layer(b, 0, LAYER "norm_b", z->hidden, x, h);
+    return norm(b, z, LAYER "norm_b", x, h, NULL);
 }
 
 int case_decoder(struct builder *b, const struct layer_sizes *z, int x)
@@ -171,7 +182,7 @@ int case_decoder(struct builder *b, const struct layer_sizes *z, int x)
     int h = case_attention(b, z, x);
 
     h = mlp_layer(b, 0, LAYER "mlp", z->hidden, z->inner, h);
-    return norm_layer(b, 0, LAYER "norm_c", z->hidden, x, h);
+    return norm(b, z, LAYER "norm_c", x, h, NULL);
 }
 
 /* Plans ------------------------------------------------------------------------------------ */

@@ -22,6 +22,7 @@ struct layer_sizes {
     uint32_t inner;            /* of the MLP */
     uint32_t heads, kv_heads, head_dim;
     bool bias, tied;
+    bool skip; /* more than one rank leaves biases out of products and adds them behind */
     bool codes;                /* "layers.0.mid" is stored as int8, and so are its activations */
 };
 

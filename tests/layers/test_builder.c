@@ -91,7 +91,6 @@ static void one_rank_communicates_nothing_under_any_plan(void **state)
         snprintf(path, sizeof(path), "%s/e2e/plans/%s", data != NULL ? data : "tests", plans[i]);
         must_build(layer_model_build(&m, &o, 0, 1));
         assert_int_equal(count_communication(&m.program), 0);
-        assert_int_equal(count_ops(&m.program, OP_ADD_BIAS), 0);
         for (int k = 0; k < m.program.n_buffers; k++)
             assert_int_not_equal(m.program.buffers[k].place, PLACE_PARTIAL);
         layer_model_end(&m);
@@ -117,27 +116,27 @@ static void forgotten_reduce_is_found_when_the_program_is_built(void **state)
     layer_model_end(&m);
 }
 
-static void row_parallel_bias_is_added_once_behind_the_sum(void **state)
+/* o's bias goes to the stream, so that its sum stays one operation with the norm. */
+static void row_parallel_bias_is_added_once_beside_the_sum(void **state)
 {
     const struct layer_options o = {.bias = true};
     struct layer_model m;
 
     (void)state;
-    for (int rank = 0; rank < 2; rank++) {
-        const struct op *bias;
+    for (int size = 1; size <= 2; size++)
+        for (int rank = 0; rank < size; rank++) {
+            const struct op *bias;
 
-        must_build(layer_model_build(&m, &o, rank, 2));
-        assert_int_equal(count_ops(&m.program, OP_ADD_BIAS), LAYERS);
-        bias = must_find(&m.program, O ".bias");
-        assert_int_equal(bias->kind, OP_ADD_BIAS);
-        assert_int_equal(bias[-1].kind, OP_ALL_REDUCE);
-        assert_int_equal(bias[-1].in[0], bias->in[0]);
-        assert_int_equal(bias[1].kind, OP_ADD_NORM);
-        layer_model_end(&m);
-    }
-    must_build(layer_model_build(&m, &o, 0, 1));
-    assert_int_equal(count_ops(&m.program, OP_ADD_BIAS), 0);
-    layer_model_end(&m);
+            must_build(layer_model_build(&m, &o, rank, size));
+            assert_int_equal(count_ops(&m.program, OP_ADD_BIAS), LAYERS);
+            bias = must_find(&m.program, O ".bias");
+            assert_int_equal(bias->kind, OP_ADD_BIAS);
+            assert_int_equal(bias->weight->n, HIDDEN);
+            assert_int_equal(bias[1].kind, size > 1 ? OP_REDUCE_ADD_NORM : OP_ADD_NORM);
+            assert_int_equal(bias->in[0], bias[1].in[0]);
+            assert_int_not_equal(bias->in[0], bias[1].in[1]);
+            layer_model_end(&m);
+        }
 }
 
 /* Rows of a sequence ------------------------------------------------------------------------- */
@@ -451,7 +450,7 @@ int main(void)
         cmocka_unit_test(partial_sum_that_meets_a_norm_is_reduced_in_it),
         cmocka_unit_test(one_rank_communicates_nothing_under_any_plan),
         cmocka_unit_test(forgotten_reduce_is_found_when_the_program_is_built),
-        cmocka_unit_test(row_parallel_bias_is_added_once_behind_the_sum),
+        cmocka_unit_test(row_parallel_bias_is_added_once_beside_the_sum),
         cmocka_unit_test(sequence_parallel_norms_scatter_before_and_gather_behind),
         cmocka_unit_test(sequence_parallel_norm_among_whole_ones_converts_both_ways),
         cmocka_unit_test(gathered_and_split_columns_are_mapped),

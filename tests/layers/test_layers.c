@@ -197,8 +197,9 @@ static void try_linear(bool roomy)
         struct layer_rule rules[4];
 
         linear_rules(names[i], rules);
-        for (int bias = 0; bias < 2; bias++) {
-            z.bias = bias;
+        for (int bias = 0; bias < 3; bias++) { /* none, added, left out and added behind */
+            z.bias = bias > 0;
+            z.skip = bias == 2;
             compare(case_linear, &z, rules, true);
         }
     }

@@ -67,16 +67,11 @@ static void check_qkv(const struct layer_model *m, int rank, int size)
     check_rows(m, w->data, LAYER "self_attn.o_proj.weight", whole, q);
 }
 
-static void check_o_bias(const struct layer_model *m, int size)
+static void check_o_bias(const struct layer_model *m)
 {
-    const struct weight *o = weight_of(m, LAYER "self_attn.o_proj");
-    const float *bias = o->bias;
-
-    if (size > 1) {
-        assert_null(o->bias);
-        bias = weight_of(m, LAYER "self_attn.o_proj.bias")->data;
-    }
-    check_rows(m, bias, LAYER "self_attn.o_proj.bias", whole, one);
+    assert_null(weight_of(m, LAYER "self_attn.o_proj")->bias);
+    check_rows(m, weight_of(m, LAYER "self_attn.o_proj.bias")->data, LAYER "self_attn.o_proj.bias",
+        whole, one);
 }
 
 static void check_mlp(const struct layer_model *m, struct range inner)
@@ -150,7 +145,7 @@ static void each_rank_loads_its_own_part(void **state)
             check_rows(&m, weight_of(&m, "model.embed_tokens")->data, "model.embed_tokens.weight",
                 shard_range(VOCAB, 16, rank, size), whole);
             check_qkv(&m, rank, size);
-            check_o_bias(&m, size);
+            check_o_bias(&m);
             check_mlp(&m, shard_range(40, 16, rank, size));
             check_rows(&m, weight_of(&m, "model.norm.weight")->data, "model.norm.weight", whole,
                 one);
