@@ -1,12 +1,13 @@
 /* choose.c - the leader plans, followers execute: also while measuring.
  *
  * Each turn the leader broadcasts what to run next; all run it. Only the leader
- * looks at a clock, so only it decides when the time is spent: for sizes that
- * were not reached the default table stands. A time is the best of a few
- * batches of calls: one that was disturbed says nothing about the algorithm.
+ * looks at a clock, so only it decides when the time is spent. A time is the
+ * best of a few batches of calls, which the algorithms make in turn: one that
+ * was disturbed says nothing about the algorithm. Ranks that share a core are
+ * measured alike: they take turns then as they will when it counts.
  *
- * What another algorithm must be better by to displace an earlier one of the
- * table (`margin`) keeps noise out of the choice. */
+ * An algorithm with more meetings per call must be better by a little (`margin`)
+ * to displace one with fewer, which suffers less from ranks that come late. */
 #include "parallel/choose.h"
 
 #include <stdlib.h>
@@ -18,11 +19,11 @@
 
 enum {
     BATCHES = 3,           /* that count, after one that warms both buffers */
-    MOST_CALLS = 8,        /* in a batch */
-    MOST_BYTES = 1 << 20,  /* larger sizes behave alike */
-    BATCH_BYTES = 32 << 10,
+    MOST_CALLS = 16,       /* in a batch */
+    MOST_BYTES = 4 << 20,  /* larger sizes behave alike */
+    BATCH_BYTES = 64 << 10,
 };
-static const float margin = 0.92f;
+static const float margin = 0.97f;
 
 /* One turn, as the leader broadcasts it: a batch by every algorithm. calls 0: the end. */
 struct turn {
@@ -131,11 +132,11 @@ static enum status run_calls(struct comm *comm, const struct scratch *s,
     return status;
 }
 
-/* The first call does not count: it pays for ranks that come late. */
+/* Where a call is short, one before them does not count: it pays for ranks that come late. */
 static enum status time_batch(struct comm *comm, const struct scratch *s,
     const struct coll_shm_options *o, const struct turn *t, float *best)
 {
-    enum status status = run_calls(comm, s, o, t, 1);
+    enum status status = t->calls > 1 ? run_calls(comm, s, o, t, 1) : STATUS_OK;
     uint64_t start = spin_now_ns();
     float us;
 
@@ -202,13 +203,13 @@ static void forget(struct choice *c, const struct turn *t)
         c->us[t->kind][a][t->index] = 0;
 }
 
-/* The leader's: what to do after `last`, which took `took`. Where the ranks have no core each at
- * the moment, the first calls already take long, and times would say nothing. */
+/* The leader's: what to do after `last`, which took `took`. Where others have the cores at the
+ * moment, the first calls already take long, and times would say nothing. */
 static struct turn decide(const struct coll_shm_options *o, const struct turn *last,
     uint64_t measure_ns, uint64_t spent, uint64_t took, struct choice *c)
 {
     struct turn t = next_turn(o, last);
-    bool disturbed = last->index == 0 && last->batch == 0 && took > measure_ns / 10;
+    bool disturbed = last->index == 0 && last->batch == 0 && took > measure_ns / 100;
 
     if (last->batch == BATCHES)
         c->measured = last->index + 1;
@@ -244,11 +245,10 @@ static enum status take_turns(struct comm *const comms[COLL_ALGORITHMS], const s
     }
 }
 
-/* The fastest at size `i`. Where that was not measured the default stands, but for what larger
- * sizes only make better: more meetings that paid already. */
+/* The fastest at size `i`; where that was not measured, what is used at the size before. */
 static void pick(struct choice *c, int kind, int i)
 {
-    int best = c->algorithm[kind][i], before = i > 0 ? c->algorithm[kind][i - 1] : best;
+    int best = c->algorithm[kind][i];
     bool known = false;
 
     for (int a = 0; a < COLL_ALGORITHMS; a++) {
@@ -259,8 +259,8 @@ static void pick(struct choice *c, int kind, int i)
             known = true;
         }
     }
-    if (!known && before > best)
-        best = before;
+    if (!known && i > 0 && c->measured > 0)
+        best = c->algorithm[kind][i - 1];
     c->algorithm[kind][i] = (uint8_t)best;
 }
 

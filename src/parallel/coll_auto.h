@@ -20,9 +20,8 @@ struct coll_counts {
 /* Bytes of a rank's region that coll_auto_open() takes. */
 size_t coll_auto_heap_bytes(const struct coll_shm_options *o);
 
-/* Every rank at the same time. measure_ns: how long to measure; 0: the default table, as where
- * ranks outnumber the cores and times would mean nothing. INVALID: QUERN_COLL names no
- * algorithm, or ranks differ. */
+/* Every rank at the same time. measure_ns: how long to measure; 0: the default table. INVALID:
+ * QUERN_COLL names no algorithm, or ranks differ. */
 enum status coll_auto_open(const struct coll_shm_options *o, uint64_t measure_ns,
     struct comm **out);
 

@@ -1,9 +1,9 @@
 /* bench_allreduce.c - quern bench allreduce: every algorithm at every size, and what is chosen.
  *
  * The limit beside each size is what no algorithm can beat on this machine,
- * from the same run: a flag's way between two ranks, and a copy out of and into
- * a rank's own memory at the fastest rate of any size, for as many ranks as
- * share a core. */
+ * from the same run: a flag's way between two ranks, and at the fastest rate of
+ * any size a copy out of and into a rank's own memory, for as many ranks as
+ * share a core, or the reading of what another core has written. */
 #include <jansson.h>
 #include <stdio.h>
 
@@ -23,47 +23,47 @@ static const struct option_row allreduce_rows[] = {
         "ranks (default: 2, and then 4)", 2, COMM_MAX_RANKS,
         offsetof(struct allreduce_options, tp_given)},
     {"effort", 0, OPTION_INT, offsetof(struct allreduce_options, effort), "N",
-        "batches of each way at each size, the best counts (default 24)", 1, 1000, 0},
+        "rounds at each size, a batch of each way in each (default 24)", 1, BENCH_MOST_EFFORT, 0},
     {"json", 0, OPTION_FLAG, offsetof(struct allreduce_options, json), NULL,
         "print figures as JSON", 0, 0, 0},
     {0},
 };
 
-/* The fastest copy of all sizes, in microseconds a byte. */
-static double copy_us_per_byte(const struct bench_group *g)
+/* The fastest rate of all sizes, in microseconds a byte: `at` is a time in bench_reduce. */
+static double us_per_byte(const struct bench_group *g, size_t at)
 {
-    double best = g->sizes[0].copy_us / (double)bench_reduce_bytes(0);
+    double best = 0;
 
-    for (int i = 1; i < BENCH_REDUCE_SIZES; i++) {
-        double us = g->sizes[i].copy_us / (double)bench_reduce_bytes(i);
+    for (int i = 0; i < BENCH_REDUCE_SIZES; i++) {
+        double us = *(const double *)(const void *)((const char *)&g->sizes[i] + at) /
+                    (double)bench_reduce_bytes(i);
 
-        best = us < best ? us : best;
+        best = i == 0 || us < best ? us : best;
     }
     return best;
 }
 
+static double copy_us_per_byte(const struct bench_group *g)
+{
+    return us_per_byte(g, offsetof(struct bench_reduce, copy_us));
+}
+
+static double peer_us_per_byte(const struct bench_group *g)
+{
+    return us_per_byte(g, offsetof(struct bench_reduce, peer_us));
+}
+
+/* A flag's way, and then what takes longer: each rank's own vector in and out, as often as ranks
+ * share a core; or what a core must read of the others' (reduce-scatter and all-gather). */
 static double limit_us(const struct bench_group *g, int size)
 {
     int turns = (g->ranks + g->cores - 1) / g->cores;
+    int parties = g->ranks < g->cores ? g->ranks : g->cores;
+    double bytes = (double)bench_reduce_bytes(size);
+    double own = 2 * copy_us_per_byte(g) * bytes * turns;
+    double others = 2 * peer_us_per_byte(g) * bytes * (parties - 1) / parties;
 
-    return g->round_trip_us / 2 +
-           2 * copy_us_per_byte(g) * (double)bench_reduce_bytes(size) * turns;
-}
-
-/* The fastest of the algorithms that serve, from way `first` on. */
-static int fastest(const struct bench_reduce *r, int first)
-{
-    int best = first;
-
-    for (int a = 0; a < COLL_ALGORITHMS; a++)
-        if (r->us[first + a] > 0 && (r->us[best] <= 0 || r->us[first + a] < r->us[best]))
-            best = first + a;
-    return best;
-}
-
-static double ratio_to_best(const struct bench_reduce *r, int automatic, int first)
-{
-    return r->us[automatic] / r->us[fastest(r, first)];
+    return g->round_trip_us / 2 + (own > others ? own : others);
 }
 
 static const char *chosen(const struct bench_group *g, enum choice_kind kind, int size)
@@ -73,15 +73,12 @@ static const char *chosen(const struct bench_group *g, enum choice_kind kind, in
     return coll_algorithms[g->choice.algorithm[kind][i]]->name;
 }
 
-static double worst_ratio(const struct bench_group *g, int automatic, int first)
+static double worst_ratio(const struct bench_group *g, enum choice_kind kind)
 {
     double worst = 0;
 
-    for (int i = 0; i < BENCH_REDUCE_SIZES; i++) {
-        double ratio = ratio_to_best(&g->sizes[i], automatic, first);
-
-        worst = ratio > worst ? ratio : worst;
-    }
+    for (int i = 0; i < BENCH_REDUCE_SIZES; i++)
+        worst = g->sizes[i].to_best[kind] > worst ? g->sizes[i].to_best[kind] : worst;
     return worst;
 }
 
@@ -100,7 +97,7 @@ static void print_reduce(const struct bench_group *g)
     printf("%9s %11s", "bytes", "limit us");
     for (int a = 0; a < COLL_ALGORITHMS; a++)
         printf(" %11s", coll_algorithms[a]->name);
-    printf(" %11s %7s %8s  %s\n", "auto us", "GB/s", "to best", "chosen");
+    printf(" %11s %7s %8s %8s  %s\n", "auto us", "GB/s", "of limit", "to best", "chosen");
     for (int i = 0; i < BENCH_REDUCE_SIZES; i++) {
         const struct bench_reduce *r = &g->sizes[i];
 
@@ -108,9 +105,10 @@ static void print_reduce(const struct bench_group *g)
         print_us(limit_us(g, i));
         for (int way = BENCH_REDUCE; way <= BENCH_AUTO; way++)
             print_us(r->us[way]);
-        printf(" %7.2f %8.2f  %s\n",
+        printf(" %7.2f %8.2f %8.2f  %s\n",
             (double)bench_reduce_bytes(i) * 1e-3 / r->us[BENCH_AUTO],
-            ratio_to_best(r, BENCH_AUTO, BENCH_REDUCE), chosen(g, CHOICE_REDUCE, i));
+            limit_us(g, i) / r->us[BENCH_AUTO], r->to_best[CHOICE_REDUCE],
+            chosen(g, CHOICE_REDUCE, i));
     }
 }
 
@@ -128,24 +126,24 @@ static void print_fused(const struct bench_group *g)
         for (int way = BENCH_UNFUSED; way <= BENCH_FUSED_AUTO; way++)
             print_us(r->us[way]);
         printf(" %7.2f %8.2f  %s\n", r->us[BENCH_UNFUSED] / r->us[BENCH_FUSED_AUTO],
-            ratio_to_best(r, BENCH_FUSED_AUTO, BENCH_FUSED), chosen(g, CHOICE_FUSED, i));
+            r->to_best[CHOICE_FUSED], chosen(g, CHOICE_FUSED, i));
     }
 }
 
 static void print_group(const struct bench_group *g)
 {
-    printf("all-reduce of float32 over %d ranks on %d cores; a flag's round trip %.2f us, "
-           "memcpy %.1f GB/s\n",
-        g->ranks, g->cores, g->round_trip_us, 1e-3 / copy_us_per_byte(g));
+    printf("all-reduce of float32 over %d ranks on %d cores; a flag's round trip %.2f us, memcpy "
+           "%.1f GB/s, out of another core's cache %.1f GB/s\n",
+        g->ranks, g->cores, g->round_trip_us, 1e-3 / copy_us_per_byte(g),
+        1e-3 / peer_us_per_byte(g));
     if (g->choice.measured > 0)
         printf("chosen by measuring %u sizes\n\n", g->choice.measured);
     else
-        printf("chosen by the default table%s\n\n",
-            g->ranks > g->cores ? ": ranks take turns on the cores" : "");
+        printf("chosen by the default table: the machine was too busy to be measured\n\n");
     print_reduce(g);
     print_fused(g);
     printf("\nthe automatic choice is at most %.2f times the best (goal 1.10); fused %.2f\n\n",
-        worst_ratio(g, BENCH_AUTO, BENCH_REDUCE), worst_ratio(g, BENCH_FUSED_AUTO, BENCH_FUSED));
+        worst_ratio(g, CHOICE_REDUCE), worst_ratio(g, CHOICE_FUSED));
 }
 
 /* As JSON --------------------------------------------------------------------------------- */
@@ -168,10 +166,10 @@ static json_t *size_json(const struct bench_group *g, int i)
         (json_int_t)bench_reduce_bytes(i), "limit_us", limit_us(g, i), "us",
         ways_json(r, BENCH_REDUCE), "auto_us", r->us[BENCH_AUTO], "gb_per_s",
         (double)bench_reduce_bytes(i) * 1e-3 / r->us[BENCH_AUTO], "chosen",
-        chosen(g, CHOICE_REDUCE, i), "ratio_to_best", ratio_to_best(r, BENCH_AUTO, BENCH_REDUCE),
+        chosen(g, CHOICE_REDUCE, i), "ratio_to_best", r->to_best[CHOICE_REDUCE],
         "with_norm", "unfused_us", r->us[BENCH_UNFUSED], "fused_us", ways_json(r, BENCH_FUSED),
         "auto_us", r->us[BENCH_FUSED_AUTO], "chosen", chosen(g, CHOICE_FUSED, i), "ratio_to_best",
-        ratio_to_best(r, BENCH_FUSED_AUTO, BENCH_FUSED));
+        r->to_best[CHOICE_FUSED]);
 }
 
 static json_t *group_json(const struct bench_group *g)
@@ -180,11 +178,12 @@ static json_t *group_json(const struct bench_group *g)
 
     for (int i = 0; i < BENCH_REDUCE_SIZES; i++)
         json_array_append_new(sizes, size_json(g, i));
-    return json_pack("{s:i, s:i, s:f, s:f, s:i, s:f, s:f, s:f, s:o}", "ranks", g->ranks, "cores",
-        g->cores, "flag_round_trip_us", g->round_trip_us, "memcpy_gb_per_s",
-        1e-3 / copy_us_per_byte(g), "measured_sizes", (int)g->choice.measured,
-        "worst_ratio_to_best", worst_ratio(g, BENCH_AUTO, BENCH_REDUCE), "worst_fused_ratio",
-        worst_ratio(g, BENCH_FUSED_AUTO, BENCH_FUSED), "goal_ratio", 1.1, "sizes", sizes);
+    return json_pack("{s:i, s:i, s:f, s:f, s:f, s:i, s:f, s:f, s:f, s:o}", "ranks", g->ranks,
+        "cores", g->cores, "flag_round_trip_us", g->round_trip_us, "memcpy_gb_per_s",
+        1e-3 / copy_us_per_byte(g), "peer_read_gb_per_s", 1e-3 / peer_us_per_byte(g),
+        "measured_sizes", (int)g->choice.measured,
+        "worst_ratio_to_best", worst_ratio(g, CHOICE_REDUCE), "worst_fused_ratio",
+        worst_ratio(g, CHOICE_FUSED), "goal_ratio", 1.1, "sizes", sizes);
 }
 
 static enum status print_json(const struct bench_group *groups, int n)

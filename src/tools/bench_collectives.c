@@ -1,10 +1,12 @@
 /* bench_collectives.c - all ranks run the same fixed calls; rank 0 looks at its clock.
  *
- * The ways take turns, a batch each, and the best batch of each counts: what
- * disturbs the machine for a while disturbs none of the ways in particular.
- * Each batch begins with a call that does not count, so that no way pays for
- * the caches that another has filled. Algorithms are the dispatcher's own, on
- * its buffers: the dispatcher is compared with nothing but its choice. */
+ * In each round every way has a batch, in an order that is drawn anew, the same
+ * on all ranks: what disturbs the machine for a while disturbs none of the ways
+ * in particular, and none comes always behind the same other one. Each batch
+ * begins with a call that does not count, so that no way pays for the caches
+ * that another has filled. Times are medians, and the dispatcher is compared
+ * with the fastest algorithm round by round. Algorithms are the dispatcher's
+ * own, on its buffers: it is compared with nothing but its choice. */
 #include "tools/bench_collectives.h"
 
 #include <errno.h>
@@ -25,7 +27,13 @@
 #include "parallel/coll_auto.h"
 #include "quern/log.h"
 
-enum { FLAG_TRIPS = 4000, FLAG_BATCHES = 8, BATCH_BYTES = 512 << 10, MOST_CALLS = 48 };
+enum {
+    FLAG_TRIPS = 4000,
+    FLAG_BATCHES = 8,
+    BATCH_BYTES = 512 << 10,
+    MOST_CALLS = 48,
+    MOST_ROUNDS = BENCH_MOST_EFFORT,
+};
 static const uint64_t deadline_ns = 60 * UINT64_C(1000000000);
 
 /* On the segment's first pages. */
@@ -42,13 +50,29 @@ struct bencher {
     struct coll_shm_options o;
     struct symheap heap;
     struct comm *comm;
+    void *exchange;  /* [largest size], between ranks 0 and 1 */
     float *x, *y, *out, *w;
+    float *rounds;   /* [BENCH_WAYS][effort] microseconds */
+    uint32_t random; /* of the order of ways */
     int effort;
 };
 
-static size_t shared_bytes(void)
+static size_t exchange_at(void)
 {
     return (sizeof(struct shared) + SYMHEAP_PAGE - 1) / SYMHEAP_PAGE * SYMHEAP_PAGE;
+}
+
+/* What lies in front of the heap. */
+static size_t shared_bytes(void)
+{
+    return exchange_at() + bench_reduce_bytes(BENCH_REDUCE_SIZES - 1);
+}
+
+static int calls_of(size_t bytes)
+{
+    size_t calls = 1 + BATCH_BYTES / bytes;
+
+    return calls < MOST_CALLS ? (int)calls : MOST_CALLS;
 }
 
 static enum status options_make(int ranks, struct coll_shm_options *o)
@@ -123,6 +147,69 @@ static double time_copies(struct bencher *b, size_t bytes, int calls)
     return (double)(spin_now_ns() - start) * 1e-3 / calls;
 }
 
+/* Eight chains: the loads are all that this waits for. */
+static uint64_t read_words(const uint64_t *p, size_t n)
+{
+    uint64_t sum[8] = {0}, all = 0;
+
+    for (size_t i = 0; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++)
+            sum[j] += p[i + (size_t)j];
+    for (int j = 0; j < 8; j++)
+        all += sum[j];
+    return all;
+}
+
+/* Rank 0 reads what rank 1 has just written, by loads alone and as a copy in turn. */
+static enum status time_peer(struct bencher *b, size_t bytes, uint32_t round, double *us)
+{
+    struct shared *sh = b->shared;
+    uint64_t deadline = spin_deadline_ns(deadline_ns), start;
+    enum status s;
+
+    if (b->o.rank == 1) {
+        s = flag_wait(&sh->ping, round, &sh->abort_word, deadline);
+        if (s == STATUS_OK)
+            memset(b->exchange, (int)round, bytes);
+        flag_publish(&sh->pong, round);
+        return s;
+    }
+    flag_publish(&sh->ping, round);
+    s = flag_wait(&sh->pong, round, &sh->abort_word, deadline);
+    start = spin_now_ns();
+    if (round % 2 == 0)
+        memcpy(b->out, b->exchange, bytes);
+    else
+        *(volatile uint64_t *)(void *)b->out = read_words(b->exchange, bytes / sizeof(uint64_t));
+    __asm__ __volatile__("" ::: "memory");
+    *us = (double)(spin_now_ns() - start) * 1e-3;
+    return s;
+}
+
+static void keep_least(double *best, double us)
+{
+    *best = *best <= 0 || us < *best ? us : *best;
+}
+
+/* One rank by itself, and ranks 0 and 1 while the others wait in the next collective. */
+static enum status measure_limits(struct bencher *b, int size, struct bench_reduce *r)
+{
+    size_t bytes = bench_reduce_bytes(size);
+    uint32_t first = FLAG_TRIPS * FLAG_BATCHES + 1 + (uint32_t)(size * b->effort);
+    enum status s = STATUS_OK;
+
+    for (int i = 0; i < b->effort; i++)
+        keep_least(&r->copy_us, time_copies(b, bytes, calls_of(bytes)));
+    for (int i = 0; s == STATUS_OK && b->o.rank < 2 && i < b->effort; i++) {
+        double us = 0;
+
+        s = time_peer(b, bytes, first + (uint32_t)i, &us);
+        if (b->o.rank == 0)
+            keep_least(&r->peer_us, us);
+    }
+    return s;
+}
+
 /* Ways ----------------------------------------------------------------------------------- */
 
 static struct fused_norm_args norm_args(const struct bencher *b, size_t floats)
@@ -152,43 +239,87 @@ static enum status call_once(struct bencher *b, int way, size_t floats)
     return s;
 }
 
-static enum status run_batch(struct bencher *b, int way, size_t floats, int calls, double *best)
+static enum status run_batch(struct bencher *b, int way, size_t floats, int calls, float *us)
 {
     enum status s = call_once(b, way, floats);
     uint64_t start = spin_now_ns();
-    double us;
 
     for (int i = 0; s == STATUS_OK && i < calls; i++)
         s = call_once(b, way, floats);
-    us = (double)(spin_now_ns() - start) * 1e-3 / calls;
-    if (s == STATUS_UNSUPPORTED)
-        return STATUS_OK;
-    if (s == STATUS_OK && (*best <= 0 || us < *best))
-        *best = us;
-    return s;
+    if (s == STATUS_OK)
+        *us = (float)(spin_now_ns() - start) * 1e-3f / (float)calls;
+    return s == STATUS_UNSUPPORTED ? STATUS_OK : s; /* its time stays 0 */
+}
+
+/* The same order on every rank: drawn from the same numbers. */
+static void shuffle(uint32_t *state, int order[BENCH_WAYS])
+{
+    for (int i = 0; i < BENCH_WAYS; i++) {
+        int j;
+
+        *state = *state * 1664525u + 1013904223u;
+        j = (int)((*state >> 16) % (uint32_t)(i + 1));
+        order[i] = order[j];
+        order[j] = i;
+    }
+}
+
+static int compare_floats(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Sorts v [n]. */
+static double median(float *v, int n)
+{
+    qsort(v, (size_t)n, sizeof(*v), compare_floats);
+    return n % 2 == 1 ? v[n / 2] : ((double)v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+/* rounds [BENCH_WAYS][effort]. The algorithms are ways [first, first + COLL_ALGORITHMS). */
+static double ratio_to_best(const struct bencher *b, const struct bench_reduce *r, int automatic,
+    int first)
+{
+    int best = bench_fastest(r, first);
+    float ratios[MOST_ROUNDS];
+
+    for (int i = 0; i < b->effort; i++)
+        ratios[i] = b->rounds[automatic * b->effort + i] / b->rounds[best * b->effort + i];
+    return median(ratios, b->effort);
+}
+
+static void summarise(struct bencher *b, struct bench_reduce *r)
+{
+    float all[MOST_ROUNDS];
+
+    for (int way = 0; way < BENCH_WAYS; way++) {
+        memcpy(all, b->rounds + way * b->effort, (size_t)b->effort * sizeof(float));
+        r->us[way] = median(all, b->effort);
+    }
+    r->to_best[CHOICE_REDUCE] = ratio_to_best(b, r, BENCH_AUTO, BENCH_REDUCE);
+    r->to_best[CHOICE_FUSED] = ratio_to_best(b, r, BENCH_FUSED_AUTO, BENCH_FUSED);
 }
 
 static enum status measure_size(struct bencher *b, int size)
 {
     size_t bytes = bench_reduce_bytes(size), floats = bytes / sizeof(float);
-    size_t calls = 1 + BATCH_BYTES / bytes;
     struct bench_reduce r = {0};
-    enum status s = STATUS_OK;
+    int order[BENCH_WAYS];
+    enum status s = measure_limits(b, size, &r);
 
-    if (calls > MOST_CALLS)
-        calls = MOST_CALLS;
-    for (int batch = 0; batch < b->effort; batch++) {
-        double us = time_copies(b, bytes, (int)calls);
-
-        r.copy_us = batch == 0 || us < r.copy_us ? us : r.copy_us;
-        for (int i = 0; s == STATUS_OK && i < BENCH_WAYS; i++) {
-            int way = (i + batch) % BENCH_WAYS; /* each comes after each other one */
-
-            s = run_batch(b, way, floats, (int)calls, &r.us[way]);
-        }
+    memset(b->rounds, 0, (size_t)(BENCH_WAYS * b->effort) * sizeof(float));
+    for (int round = 0; s == STATUS_OK && round < b->effort; round++) {
+        shuffle(&b->random, order);
+        for (int i = 0; s == STATUS_OK && i < BENCH_WAYS; i++)
+            s = run_batch(b, order[i], floats, calls_of(bytes),
+                &b->rounds[order[i] * b->effort + round]);
     }
-    if (s == STATUS_OK && b->o.rank == 0)
-        b->shared->group.sizes[size] = r;
+    if (s != STATUS_OK || b->o.rank != 0)
+        return s;
+    summarise(b, &r);
+    b->shared->group.sizes[size] = r;
     return s;
 }
 
@@ -213,7 +344,8 @@ static enum status buffers_open(struct bencher *b)
     size_t n = b->o.reduce_floats;
 
     b->x = malloc(4 * n * sizeof(float));
-    if (b->x == NULL)
+    b->rounds = malloc((size_t)(BENCH_WAYS * b->effort) * sizeof(float));
+    if (b->x == NULL || b->rounds == NULL)
         return log_fail(STATUS_NOMEM, "no memory for buffers of %zu floats", n);
     b->y = b->x + n;
     b->out = b->y + n;
@@ -244,7 +376,6 @@ static void pin(int rank)
 
 static enum status live(struct bencher *b, const struct segment *segment, int rank)
 {
-    bool measure = b->o.size <= b->shared->group.cores;
     size_t at = shared_bytes();
     enum status s = symheap_attach((char *)segment->base + at, segment->bytes - at,
         (uint32_t)b->o.size, coll_auto_heap_bytes(&b->o), &b->heap);
@@ -252,16 +383,18 @@ static enum status live(struct bencher *b, const struct segment *segment, int ra
     b->o.heap = &b->heap;
     b->o.abort_word = &b->shared->abort_word;
     b->o.rank = rank;
-    flag_spin_iterations = measure ? 2000 : 0;
+    b->exchange = (char *)segment->base + exchange_at();
+    flag_spin_iterations = b->o.size <= b->shared->group.cores ? 2000 : 0;
     pin(rank);
     if (s == STATUS_OK)
         s = buffers_open(b);
     if (s == STATUS_OK)
-        s = coll_auto_open(&b->o, measure ? CHOICE_BUDGET_NS : 0, &b->comm);
+        s = coll_auto_open(&b->o, CHOICE_BUDGET_NS, &b->comm);
     if (s == STATUS_OK)
         s = measure_all(b);
     coll_auto_close(b->comm);
     free(b->x);
+    free(b->rounds);
     return s;
 }
 
@@ -314,6 +447,16 @@ static enum status run_ranks(struct bencher *b, const struct segment *segment)
         return log_fail(STATUS_DEAD, "bench: a rank failed: %s",
             b->shared->error[0] != '\0' ? b->shared->error : "it was killed, or could not start");
     return STATUS_OK;
+}
+
+int bench_fastest(const struct bench_reduce *r, int first)
+{
+    int best = first;
+
+    for (int a = 0; a < COLL_ALGORITHMS; a++)
+        if (r->us[first + a] > 0 && (r->us[best] <= 0 || r->us[first + a] < r->us[best]))
+            best = first + a;
+    return best;
 }
 
 enum status bench_group_measure(int ranks, int effort, struct bench_group *out)

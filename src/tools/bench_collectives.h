@@ -15,6 +15,7 @@ enum {
     BENCH_LEAST_BYTES = 1 << 10,
     BENCH_REDUCE_SIZES = 13, /* up to 4 MiB */
     BENCH_NORM_COLS = 1024,  /* of the fused ways, where a size is that long */
+    BENCH_MOST_EFFORT = 1000,
 };
 
 /* Reduce by each algorithm and by the dispatcher; the same with residual and norm. */
@@ -27,26 +28,32 @@ enum bench_way {
     BENCH_WAYS,
 };
 
-/* Microseconds a call, best of several batches; 0: cannot serve the size. */
 struct bench_reduce {
-    double us[BENCH_WAYS];
-    double copy_us; /* a memcpy of so many bytes in a rank's own memory */
+    double us[BENCH_WAYS]; /* a call, the median of all rounds; 0: cannot serve the size */
+    /* The dispatcher's time by that of the fastest algorithm of the same round, the median: what
+     * slows the machine down for a while slows both. */
+    double to_best[CHOICE_KINDS];
+    double copy_us; /* a memcpy of so many bytes in a rank's own memory, the best round */
+    double peer_us; /* reading so many bytes that another core has just written, the best round */
 };
 
 struct bench_group {
-    int ranks, cores;
+    int ranks, cores; /* cores: that this process may use */
     double round_trip_us; /* of a flag between two ranks */
     struct choice choice;
     struct bench_reduce sizes[BENCH_REDUCE_SIZES];
 };
+
+/* The fastest of the algorithms that serve, whose ways begin at `first`. */
+int bench_fastest(const struct bench_reduce *r, int first);
 
 static inline size_t bench_reduce_bytes(int size)
 {
     return (size_t)BENCH_LEAST_BYTES << size;
 }
 
-/* Measures a group of `ranks` ranks (2 to COMM_MAX_RANKS), one thread each. `effort`: batches
- * of each way at each size. IO, NOMEM, TIMEOUT, INVALID (QUERN_COLL). */
+/* Measures a group of `ranks` ranks (2 to COMM_MAX_RANKS), one thread each. `effort`: rounds, 1 to
+ * BENCH_MOST_EFFORT, in which each way has a batch, at each size. IO, NOMEM, TIMEOUT, INVALID (QUERN_COLL). */
 enum status bench_group_measure(int ranks, int effort, struct bench_group *out);
 
 #endif

@@ -6,7 +6,6 @@
  * as it fills, so a generous one costs nothing. */
 #include <string.h>
 
-#include "base/cores.h"
 #include "ipc/spin.h"
 #include "parallel/choose.h"
 #include "parallel/mesh.h"
@@ -245,8 +244,6 @@ static enum status open_comm(struct worker *w, const struct agreement *a)
 {
     struct coll_shm_options o;
     struct cpu_kernels kernels;
-    /* Where ranks take turns on the cores, times would say nothing. */
-    uint64_t measure_ns = w->size * (int)a->threads <= cores_usable() ? CHOICE_BUDGET_NS : 0;
     enum status s;
 
     if (w->size == 1)
@@ -257,7 +254,7 @@ static enum status open_comm(struct worker *w, const struct agreement *a)
     comm_options(w, a, &o);
     o.sum_ranks = kernels.sum_ranks;
     o.add_norm = kernels.add_norm;
-    s = mesh_open(mesh_shape(w), w->rank, &o, measure_ns, &w->mesh);
+    s = mesh_open(mesh_shape(w), w->rank, &o, CHOICE_BUDGET_NS, &w->mesh);
     if (s == STATUS_OK)
         w->comm = w->mesh.comms.group[GROUP_TP];
     return s;
