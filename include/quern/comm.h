@@ -20,6 +20,7 @@
 
 struct comm {
     int rank, size;
+    size_t most_floats;         /* of x in one operation of every thread; 0: any number */
     const struct comm_row *row; /* the group's dispatcher, or one algorithm */
     void *state;
 };
@@ -50,6 +51,16 @@ struct column_map {
         uint32_t first[COMM_MAX_RANKS], count[COMM_MAX_RANKS];
     } parts[COMM_MAX_PARTS];
 };
+
+/* Columns that a rank has, of all parts. */
+static inline uint32_t column_map_own(const struct column_map *map, int rank)
+{
+    uint32_t n = 0;
+
+    for (int p = 0; p < map->n_parts; p++)
+        n += map->parts[p].count[rank];
+    return n;
+}
 
 /* x [rows, cols] += the sum over ranks of y [rows, cols] (Partial); out = rms_norm(x) * w.
  * x is Replicate; y is scratch afterwards. */
@@ -103,5 +114,10 @@ struct comm_row {
 
 /* The groups of a mesh that a program may communicate in; NULL: this rank is alone in it. */
 enum comm_group { GROUP_TP, GROUP_ATTN_TP, GROUP_MOE_TP, GROUP_MOE_EP, COMM_GROUPS };
+
+/* Owned by the mesh; several groups may share one comm. */
+struct comm_groups {
+    struct comm *group[COMM_GROUPS];
+};
 
 #endif

@@ -15,11 +15,6 @@
 
 #include "quern/comm.h"
 
-/* Owned by the mesh; several groups may share one comm. */
-struct comm_groups {
-    struct comm *group[COMM_GROUPS];
-};
-
 static inline bool comm_is_alone(const struct comm *c)
 {
     return c == NULL || c->size == 1;

@@ -80,7 +80,12 @@ struct quern_strategy {
 
     /* The range [*first, *first + *count) of `total` elements that `rank` of `size` owns. It
      * begins where the one of rank - 1 ends; the last ends at total; none is empty; each ends at
-     * a multiple of `unit` or at total. 0, or -1 where it cannot. NULL: as even as can be. */
+     * a multiple of `unit` or at total. 0, or -1 where it cannot. NULL: as even as can be.
+     * It is asked where this module decides about a cut: its outputs, or columns that it splits
+     * off a whole input. A module whose input comes cut (QUERN_IN_SHARD) has the columns that its
+     * input has. Elements of q_proj, k_proj and v_proj are KV heads, each with its query heads;
+     * where there are more ranks than KV heads, they are query heads, and each rank gets the KV
+     * heads that cover its own. */
     int (*slice)(uint32_t total, uint32_t unit, int rank, int size, uint32_t *first,
         uint32_t *count);
 };

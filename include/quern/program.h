@@ -4,8 +4,9 @@
  * list for each plan (the CPU walks it, CUDA captures it, `quern plan` prints
  * it). An operation names its buffers, never memory; a buffer says how it is
  * placed over the group's ranks. Partial is a type: a row-parallel product
- * yields it, and only OP_ALL_REDUCE turns it into Replicate, so a missing
- * reduce is an error when the program is built and not a wrong answer.
+ * yields it, and only a reduce (OP_ALL_REDUCE, OP_REDUCE_SCATTER,
+ * OP_REDUCE_ADD_NORM) takes it, so a missing one is an error when the program
+ * is built and not a wrong answer.
  *
  * Ownership: the program owns its arrays and the names in them; weights belong
  * to the model and must outlive it. Not changed after program_check(). */
@@ -101,7 +102,6 @@ enum op_kind {
     OP_GATHER_COLS,    /* in: Shard -> out: Replicate, columns where op.map says */
     OP_SLICE_COLS,     /* in: Replicate -> out: Shard, this rank's columns of op.map */
     OP_SLICE_ROWS,     /* in: Replicate -> Sequence, in place: nothing moves */
-    OP_SCALE,          /* in[0] *= factor, in place */
     OP_REDUCE_ADD_NORM, /* in[0] += sum over ranks of in[1] (Partial); out = rms_norm(in[0]): one pass
                          * where the group can, the plain three otherwise */
     OP_AMAX,       /* out [tokens, act_groups] = the largest |in| of each activation group of `weight`,
@@ -120,7 +120,6 @@ struct op {
                                    * -1: each token's maximum is taken of `in[0]` as it is here */
     uint32_t out_col;             /* OP_LINEAR: first column of `out` that is written */
     uint32_t first_id;            /* OP_EMBED: the id of the table's row 0; it has weight->n rows */
-    float factor;                 /* OP_SCALE */
     const struct column_map *map; /* OP_GATHER_COLS, OP_SLICE_COLS; owned by the builder */
     const struct weight *weight;  /* table, norm [cols] or linear */
     const struct weight *weight2; /* OP_QK_ROPE: weight = q norm, weight2 = k norm */
@@ -151,8 +150,14 @@ struct program {
     int n_buffers;
     struct op *ops;
     int n_ops, ops_room;
-    struct comm *comm; /* NULL or size 1: alone */
+    struct comm_groups groups; /* of the mesh; tp NULL or of size 1: alone */
 };
+
+/* All ranks of the model. */
+static inline struct comm *program_comm(const struct program *p)
+{
+    return p->groups.group[GROUP_TP];
+}
 
 const char *op_name(enum op_kind kind);
 const char *place_name(enum place place);

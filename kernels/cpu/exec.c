@@ -57,20 +57,6 @@ static enum status op_add_bias(struct step *s, const struct op *op, int thread)
     return STATUS_OK;
 }
 
-static enum status op_scale(struct step *s, const struct op *op, int thread)
-{
-    struct executable *x = s->x;
-    struct part rows = rows_mine(s, op, op->in[0], thread);
-
-    for (uint32_t r = rows.from; r < rows.to; r++) {
-        float *row = row_at(x, op->in[0], r);
-
-        for (uint32_t i = 0; i < cols_of(x, op->in[0]); i++)
-            row[i] *= op->factor;
-    }
-    return STATUS_OK;
-}
-
 /* Attention ------------------------------------------------------------------------------ */
 
 static enum status op_qk_rope(struct step *s, const struct op *op, int thread)
@@ -165,7 +151,6 @@ static const struct {
     [OP_GATHER_COLS] = {op_gather_cols, false, false},
     [OP_SLICE_COLS] = {op_slice_cols, true, true},
     [OP_SLICE_ROWS] = {op_slice_rows, true, false}, /* from here on others own the rows */
-    [OP_SCALE] = {op_scale, true, true},
     [OP_REDUCE_ADD_NORM] = {op_reduce_add_norm, false, false},
     [OP_AMAX] = {op_amax, true, true},
     [OP_MAX_REDUCE] = {op_max_reduce, false, false},

@@ -69,8 +69,7 @@ struct step {
 struct executable {
     struct device *device;
     const struct program *program;
-    struct comm *comm; /* NULL: alone */
-    struct comm_groups groups; /* the same, as the operations take it: tp alone is used today */
+    struct comm *comm; /* the program's tp group; NULL: alone */
     int threads;
 
     void *memory, *cache; /* two mappings */

@@ -22,24 +22,40 @@ static bool nothing_to_share(const struct step *s, int buffer)
     return is_alone(s->x) || rows_of(s, buffer) == 0;
 }
 
-enum status op_all_reduce(struct step *s, const struct op *op, int thread)
+static const struct comm_groups *groups_of(const struct step *s)
+{
+    return &s->x->program->groups;
+}
+
+/* A buffer's sum or maximum over the ranks, in place. What is larger than the group's buffers, as
+ * logits that are summed whole, goes in pieces, with the barrier between them that the group wants
+ * behind each: threads share pieces of other lengths otherwise. */
+static enum status reduce(struct step *s, int buffer, bool maximum, int thread)
 {
     struct executable *x = s->x;
+    size_t n = values_of(s, buffer), room = x->comm->most_floats > 0 ? x->comm->most_floats : n;
+    enum status status = STATUS_OK;
 
-    if (nothing_to_share(s, op->in[0]))
-        return STATUS_OK;
-    return tp_all_reduce(&x->groups, thread, x->threads, x->buffers[op->in[0]],
-        values_of(s, op->in[0]));
+    for (size_t at = 0; status == STATUS_OK && at < n; at += room) {
+        float *piece = x->buffers[buffer] + at;
+        size_t floats = n - at < room ? n - at : room;
+
+        status = maximum ? max_reduce(groups_of(s), GROUP_TP, thread, x->threads, piece, floats)
+                         : tp_all_reduce(groups_of(s), thread, x->threads, piece, floats);
+        if (at + room < n && pool_barrier(x->device->pool, status != STATUS_OK))
+            return status != STATUS_OK ? status : STATUS_CLOSED;
+    }
+    return status;
+}
+
+enum status op_all_reduce(struct step *s, const struct op *op, int thread)
+{
+    return nothing_to_share(s, op->in[0]) ? STATUS_OK : reduce(s, op->in[0], false, thread);
 }
 
 enum status op_max_reduce(struct step *s, const struct op *op, int thread)
 {
-    struct executable *x = s->x;
-
-    if (nothing_to_share(s, op->in[0]))
-        return STATUS_OK;
-    return max_reduce(&x->groups, GROUP_TP, thread, x->threads, x->buffers[op->in[0]],
-        values_of(s, op->in[0]));
+    return nothing_to_share(s, op->in[0]) ? STATUS_OK : reduce(s, op->in[0], true, thread);
 }
 
 enum status op_reduce_scatter(struct step *s, const struct op *op, int thread)
@@ -48,7 +64,7 @@ enum status op_reduce_scatter(struct step *s, const struct op *op, int thread)
 
     if (nothing_to_share(s, op->in[0]))
         return STATUS_OK;
-    return reduce_scatter(&x->groups, GROUP_TP, thread, x->threads, x->buffers[op->in[0]],
+    return reduce_scatter(groups_of(s), GROUP_TP, thread, x->threads, x->buffers[op->in[0]],
         rows_of(s, op->in[0]), cols_of(x, op->in[0]));
 }
 
@@ -58,7 +74,7 @@ enum status op_gather_rows(struct step *s, const struct op *op, int thread)
 
     if (nothing_to_share(s, op->in[0]))
         return STATUS_OK;
-    return all_gather_rows(&x->groups, GROUP_TP, thread, x->threads, x->buffers[op->in[0]],
+    return all_gather_rows(groups_of(s), GROUP_TP, thread, x->threads, x->buffers[op->in[0]],
         rows_of(s, op->in[0]), cols_of(x, op->in[0]));
 }
 
@@ -108,8 +124,9 @@ enum status op_gather_cols(struct step *s, const struct op *op, int thread)
     struct part rows = rows_mine(s, op, op->out, thread);
 
     if (!nothing_to_share(s, op->in[0]))
-        return all_gather_cols(&x->groups, GROUP_TP, thread, x->threads, x->buffers[op->in[0]],
-            cols_of(x, op->in[0]), x->buffers[op->out], rows_of(s, op->in[0]), op->map);
+        return all_gather_cols(groups_of(s), GROUP_TP, thread, x->threads,
+            x->buffers[op->in[0]], cols_of(x, op->in[0]), x->buffers[op->out],
+            rows_of(s, op->in[0]), op->map);
     for (uint32_t r = rows.from; r < rows.to; r++)
         copy_columns(op->map, own_rank(x->comm), row_at(x, op->in[0], r), row_at(x, op->out, r),
             true);
@@ -133,7 +150,7 @@ static enum status reduce_add_norm_at_once(struct step *s, const struct op *op, 
 
     if (x->comm->row->fused_all_reduce_norm == NULL)
         return STATUS_UNSUPPORTED;
-    return fused_all_reduce_rmsnorm(&x->groups, GROUP_TP, thread, x->threads, &args);
+    return fused_all_reduce_rmsnorm(groups_of(s), GROUP_TP, thread, x->threads, &args);
 }
 
 enum status op_reduce_add_norm(struct step *s, const struct op *op, int thread)
@@ -146,8 +163,7 @@ enum status op_reduce_add_norm(struct step *s, const struct op *op, int thread)
     status = reduce_add_norm_at_once(s, op, thread);
     if (status != STATUS_UNSUPPORTED)
         return status;
-    status = tp_all_reduce(&x->groups, thread, x->threads, x->buffers[op->in[1]],
-        values_of(s, op->in[1]));
+    status = reduce(s, op->in[1], false, thread);
     if (pool_barrier(x->device->pool, status != STATUS_OK))
         return status != STATUS_OK ? status : STATUS_CLOSED;
     return op_norm(s, op, thread);
@@ -172,29 +188,26 @@ static const char *missing_function(const struct comm_row *row, enum op_kind kin
 static bool map_fits(const struct program *p, const struct op *op)
 {
     int own = op->kind == OP_GATHER_COLS ? op->in[0] : op->out;
-    uint32_t cols = 0;
 
-    for (int i = 0; i < op->map->n_parts; i++)
-        cols += op->map->parts[i].count[own_rank(p->comm)];
-    return cols == p->buffers[own].cols;
+    return column_map_own(op->map, own_rank(program_comm(p))) == p->buffers[own].cols;
 }
 
 enum status comm_ops_check(const struct program *p)
 {
-    bool group = p->comm != NULL && p->comm->size > 1;
+    bool group = program_comm(p) != NULL && program_comm(p)->size > 1;
 
     for (int i = 0; i < p->n_ops; i++) {
         const struct op *op = &p->ops[i];
-        const char *missing = group ? missing_function(p->comm->row, op->kind) : NULL;
+        const char *missing = group ? missing_function(program_comm(p)->row, op->kind) : NULL;
 
         if (missing != NULL)
             return log_fail(STATUS_INVALID, "collective %s has no %s, which operation %d (%s, "
-                "layer %d) needs: set QUERN_COLL to another", p->comm->row->name, missing, i,
-                op_name(op->kind), op->layer);
+                "layer %d) needs: set QUERN_COLL to another", program_comm(p)->row->name, missing,
+                i, op_name(op->kind), op->layer);
         if (op->map != NULL && !map_fits(p, op))
             return log_fail(STATUS_INVALID, "operation %d (%s, layer %d): the column map gives "
                 "rank %d another number of columns than its buffer has", i, op_name(op->kind),
-                op->layer, own_rank(p->comm));
+                op->layer, own_rank(program_comm(p)));
     }
     return STATUS_OK;
 }

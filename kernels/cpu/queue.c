@@ -83,7 +83,7 @@ static void cpu_write_rows(struct device *d, void *dst, size_t dst_stride, const
 static void cpu_program_bytes(struct device *d, const struct program *p, size_t bytes[2])
 {
     struct executable x = {
-        .device = d, .program = p, .comm = p->comm, .threads = pool_threads(d->pool)};
+        .device = d, .program = p, .comm = program_comm(p), .threads = pool_threads(d->pool)};
 
     bytes[0] = layout_memory(&x);
     bytes[1] = cache_bytes(&p->shape);
@@ -95,9 +95,9 @@ static enum status check_group(const struct program *p)
         return log_fail(STATUS_INVALID, "%u sequences of %u KV blocks make a plan of over 4 GiB: "
             "use fewer --max-seqs or a smaller --max-model-len", p->shape.limits.max_slots,
             p->shape.limits.max_blocks_per_slot);
-    if (p->comm != NULL && p->comm->size > SAMPLE_MAX_LISTS)
-        return log_fail(STATUS_INVALID, "%d ranks, the sampler takes at most %d", p->comm->size,
-            SAMPLE_MAX_LISTS);
+    if (program_comm(p) != NULL && program_comm(p)->size > SAMPLE_MAX_LISTS)
+        return log_fail(STATUS_INVALID, "%d ranks, the sampler takes at most %d",
+            program_comm(p)->size, SAMPLE_MAX_LISTS);
     return STATUS_OK;
 }
 
@@ -116,7 +116,7 @@ static enum status cpu_program_load(struct device *d, const struct program *p,
         return log_fail(STATUS_NOMEM, "no memory for a program");
     x->device = d;
     x->program = p;
-    x->comm = x->groups.group[GROUP_TP] = p->comm;
+    x->comm = program_comm(p);
     x->threads = pool_threads(d->pool);
     cpu_program_bytes(d, p, x->bytes);
     x->memory = memory_map(x->bytes[0], false);

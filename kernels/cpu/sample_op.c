@@ -116,7 +116,7 @@ static enum status learn_ranges(struct executable *x)
 
     if (x->ranges_known)
         return STATUS_OK;
-    status = all_gather(&x->groups, GROUP_TP, mine, sizeof(mine), x->shard_ranges);
+    status = all_gather(&x->program->groups, GROUP_TP, mine, sizeof(mine), x->shard_ranges);
     for (int r = 0; status == STATUS_OK && r < x->comm->size; r++) {
         uint32_t first = x->shard_ranges[2 * r], rows = x->shard_ranges[2 * r + 1];
 
@@ -135,7 +135,7 @@ static enum status exchange(struct executable *x)
 
     if (status != STATUS_OK || x->n_draws == 0)
         return status;
-    return all_gather(&x->groups, GROUP_TP, x->records, x->record_bytes, x->all_records);
+    return all_gather(&x->program->groups, GROUP_TP, x->records, x->record_bytes, x->all_records);
 }
 
 /* The row from all ranks, each shard padded to the largest. */
@@ -148,7 +148,7 @@ static enum status gather_row(struct executable *x, const float *mine)
     for (int r = 0; r < size; r++)
         most = x->shard_sizes[r] > most ? x->shard_sizes[r] : most;
     memcpy(x->shard, mine, x->shard_sizes[x->comm->rank]);
-    status = all_gather(&x->groups, GROUP_TP, x->shard, most, x->shards);
+    status = all_gather(&x->program->groups, GROUP_TP, x->shard, most, x->shards);
     for (int r = 0; status == STATUS_OK && r < size; r++)
         memcpy((char *)x->row + x->shard_offsets[r], (char *)x->shards + (size_t)r * most,
             x->shard_sizes[r]);
@@ -187,8 +187,8 @@ static enum status gather_logits(struct step *s, const struct op *op)
 
         if (row[i].output != OUTPUT_LOGITS)
             continue;
-        status = gather(&x->groups, GROUP_TP, 0, logits_of(x, op, output), row[i].n_outputs,
-            x->shard_sizes, x->shard_offsets, out, stride);
+        status = gather(&x->program->groups, GROUP_TP, 0, logits_of(x, op, output),
+            row[i].n_outputs, x->shard_sizes, x->shard_offsets, out, stride);
         if (status != STATUS_OK)
             return status;
     }

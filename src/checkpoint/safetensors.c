@@ -101,7 +101,7 @@ static enum status map_file(const char *path, struct safetensors *st)
 {
     struct stat info;
     enum status s = STATUS_INVALID;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for a writer */
 
     if (fd < 0)
         return log_fail(STATUS_IO, "%s: %s", path, strerror(errno));

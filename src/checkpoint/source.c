@@ -126,9 +126,9 @@ static enum status check_slice(const char *name, struct slice *slice)
     uint64_t rows = view->ndim > 0 ? view->shape[0] : 1;
 
     slice->cols = view->ndim == 2 ? view->shape[1] : 1;
-    if (view->ndim == 1 && slice->n_cols == 0)
+    if (view->ndim < 2 && slice->n_cols == 0)
         slice->n_cols = 1;
-    if (view->ndim < 1 || view->ndim > 2 || !range_within(slice->row, slice->n_rows, rows) ||
+    if (view->ndim > 2 || !range_within(slice->row, slice->n_rows, rows) ||
         !range_within(slice->col, slice->n_cols, slice->cols))
         return log_fail(STATUS_INTERNAL, "tensor %s: slice [%llu+%llu, %llu+%llu] is not within "
                         "it", name, (unsigned long long)slice->row,
@@ -232,11 +232,30 @@ enum status source_read_scalar(const struct weight_source *src, const char *name
     return STATUS_OK;
 }
 
-static bool same_bytes(const struct tensor_view *a, const struct tensor_view *b)
+/* Two whole tensors go by, of which a rank needs its own part at most: what has been compared is
+ * let go of on the way, as what is read. */
+static bool same_bytes(const struct weight_source *src, const struct source_tensor *a,
+                       const struct source_tensor *b)
 {
-    return a->dtype == b->dtype && a->ndim == b->ndim &&
-           memcmp(a->shape, b->shape, sizeof(a->shape)) == 0 && a->data != NULL &&
-           b->data != NULL && memcmp(a->data, b->data, a->bytes) == 0;
+    const struct tensor_view *x = &a->view, *y = &b->view;
+    uint64_t bits = file_dtype_bits(x->dtype);
+
+    if (x->dtype != y->dtype || x->ndim != y->ndim ||
+        memcmp(x->shape, y->shape, sizeof(x->shape)) != 0 || x->data == NULL || y->data == NULL)
+        return false;
+    for (uint64_t at = 0, n; at < x->bytes; at += n) {
+        uint64_t first = at * 8 / bits, end;
+        bool same;
+
+        n = x->bytes - at < FORGET_BYTES ? x->bytes - at : FORGET_BYTES;
+        end = (at + n) * 8 / bits;
+        same = memcmp((const char *)x->data + at, (const char *)y->data + at, n) == 0;
+        forget(src, a, first, end);
+        forget(src, b, first, end);
+        if (!same)
+            return false;
+    }
+    return true;
 }
 
 enum status source_head(const struct weight_source *src, const struct model_config *cfg,
@@ -252,7 +271,7 @@ enum status source_head(const struct weight_source *src, const struct model_conf
         *out = HEAD_TIED;
     } else if (!has_embedding) {
         *out = HEAD_ONLY;
-    } else if (same_bytes(&embedding.view, &head.view)) {
+    } else if (same_bytes(src, &embedding, &head)) {
         *out = HEAD_TIED;
     } else {
         log_warn("%s: tie_word_embeddings is true, but lm_head.weight differs from the "

@@ -5,7 +5,8 @@
  * Owns:     the caller owns the source (source_close()); nothing it returns outlives it.
  *           Read-only after opening: any number of threads may check and read at once.
  * Blocking: source_read() of a checkpoint waits for the disk through page faults. source_head()
- *           reads two whole tensors when a tied checkpoint has a redundant lm_head.
+ *           reads two whole tensors when a tied checkpoint has a redundant lm_head, and keeps
+ *           neither.
  * Death:    see safetensors.h. */
 #ifndef QUERN_CHECKPOINT_SOURCE_H
 #define QUERN_CHECKPOINT_SOURCE_H
@@ -77,8 +78,8 @@ enum status source_check(const struct weight_source *src, const char *name, uint
 
 /* Reads rows [row, row + n_rows) x columns [col, col + n_cols) into dst [n_rows, n_cols], dense,
  * as DTYPE_F32 or DTYPE_BF16 (rounded to nearest even). Of a one-dimensional tensor, elements
- * [row, row + n_rows): col and n_cols are then 0. Touches only those bytes of the file, and few
- * of its pages stay in this process's memory.
+ * [row, row + n_rows): col and n_cols are then 0; a scalar is one of one element.
+ * Touches only those bytes of the file, and few of its pages stay in this process's memory.
  * INVALID: no such tensor, or of a type that source_check() refuses. INTERNAL: out of range. */
 enum status source_read(const struct weight_source *src, const char *name, uint64_t row,
                         uint64_t n_rows, uint64_t col, uint64_t n_cols, enum dtype as, void *dst);

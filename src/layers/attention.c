@@ -18,16 +18,20 @@ static const struct weight *head_norm(struct builder *b, const char *module, con
     const struct strategy *strategy;
     char name[NAME + 32], norm[NAME + 16];
 
+    char who[256];
+
     snprintf(norm, sizeof(norm), "%s.%s", module, which);
     snprintf(name, sizeof(name), "%s.weight", norm);
     strategy = builder_strategy(b, norm, KIND_HEAD_NORM);
     if (strategy != NULL && strategy->in == IN_SEQUENCE)
-        builder_fail(b, "%s is %s: a norm of heads cannot be cut by rows", norm, strategy->name);
+        builder_fail(b, "%s is %s: a norm of heads cannot be cut by rows",
+            place_who(b, norm, who), strategy->name);
     return builder_vector(b, name, head_dim, 0, head_dim, strategy);
 }
 
-/* Heads of each rank where q, k and v are cut; a strategy's own ranges are of whole KV groups. */
-static void cut_heads(struct builder *b, const struct strategy *strategy,
+/* Heads of each rank where q, k and v are cut; a strategy's own ranges are of whole KV groups, or,
+ * on more ranks than there are, of query heads. */
+static void cut_heads(struct builder *b, const char *module, const struct strategy *strategy,
     const struct attention_shape *shape, struct range q[COMM_MAX_RANKS],
     struct range kv[COMM_MAX_RANKS])
 {
@@ -37,12 +41,25 @@ static void cut_heads(struct builder *b, const struct strategy *strategy,
         struct head_shard s = shard_heads(shape->heads, shape->kv_heads, r, b->size);
 
         if (strategy->slice != NULL && (uint32_t)b->size <= shape->kv_heads) {
-            place_range(b, strategy, shape->kv_heads, 1, r, &s.kv.first, &s.kv.count);
+            place_range(b, module, strategy, shape->kv_heads, 1, r, &s.kv.first, &s.kv.count);
             s.q = (struct range){.first = s.kv.first * group, .count = s.kv.count * group};
+        } else if (strategy->slice != NULL) {
+            place_range(b, module, strategy, shape->heads, 1, r, &s.q.first, &s.q.count);
+            s.kv = shard_cover(s.q, group);
         }
         q[r] = s.q;
         kv[r] = s.kv;
     }
+}
+
+static uint32_t most_heads(const struct range *heads, int size)
+{
+    uint32_t most = 0;
+
+    for (int r = 0; r < size; r++)
+        if (heads[r].count > most)
+            most = heads[r].count;
+    return most;
 }
 
 static void in_columns(struct range *heads, int size, uint32_t head_dim)
@@ -54,19 +71,27 @@ static void in_columns(struct range *heads, int size, uint32_t head_dim)
 }
 
 /* The program has one shape: all layers attend with the same heads. */
-static void set_heads(struct builder *b, const char *module, const struct attention_shape *shape,
+static void set_heads(struct builder *b, const char *q_proj, const struct attention_shape *shape,
     struct range q, struct range kv)
 {
     struct program_shape *s = &b->program->shape;
     uint32_t group = shape->heads / shape->kv_heads;
+    uint32_t room = sizeof(s->q_to_kv) / sizeof(s->q_to_kv[0]);
+    char who[256];
 
     if (b->status != STATUS_OK)
         return;
     if (s->heads != 0 && (s->heads != q.count || s->kv_heads != kv.count))
-        builder_fail(b, "%s: q, k and v are placed unlike those of the layers before: all layers "
-            "attend alike", module);
+        builder_fail(b, "%s, k and v are placed unlike those of the layers before: all layers "
+            "attend alike", place_who(b, q_proj, who));
     if (q.count == 0 || kv.count == 0)
-        builder_fail(b, "%s: rank %d has no head: use a smaller tp", module, b->rank);
+        builder_fail(b, "%s: rank %d has no head: use a smaller tp", place_who(b, q_proj, who),
+            b->rank);
+    if (q.count > room)
+        builder_fail(b, "%s: %u query heads are too many for one rank, which takes %u: use tp %u",
+            place_who(b, q_proj, who), q.count, room, (shape->heads + room - 1) / room);
+    if (b->status != STATUS_OK)
+        return;
     s->heads = q.count;
     s->kv_heads = kv.count;
     for (uint32_t i = 0; i < q.count; i++)
@@ -80,20 +105,22 @@ static int project(struct builder *b, int layer, const char *module,
     struct range q[COMM_MAX_RANKS], kv[COMM_MAX_RANKS];
     struct linear_bias bias = {.has = shape->bias};
     uint32_t d = shape->head_dim;
-    char merged[NAME + 16];
+    char merged[NAME + 16], who[256];
     bool cut;
 
     if (strategy == NULL)
         return -1;
     cut = b->size > 1 && strategy->cut == CUT_ROWS;
     if (b->size > 1 && strategy->cut == CUT_COLS)
-        builder_fail(b, "%s is %s: heads are cut by outputs (colwise) or not at all", names[0],
-            strategy->name);
-    cut_heads(b, strategy, shape, q, kv);
-    if (cut && strategy->out != OUT_GATHER)
-        set_heads(b, module, shape, q[b->rank], kv[b->rank]);
+        builder_fail(b, "%s is %s: heads are cut by outputs (colwise) or not at all",
+            place_who(b, names[0], who), strategy->name);
+    cut_heads(b, module, strategy, shape, q, kv);
+    cut = cut && strategy->out != OUT_GATHER;
+    b->kv_heads_most = cut ? most_heads(kv, b->size) : shape->kv_heads;
+    if (cut)
+        set_heads(b, names[0], shape, q[b->rank], kv[b->rank]);
     else
-        set_heads(b, module, shape, (struct range){.count = shape->heads},
+        set_heads(b, names[0], shape, (struct range){.count = shape->heads},
             (struct range){.count = shape->kv_heads});
     in_columns(q, b->size, d);
     in_columns(kv, b->size, d);
@@ -106,24 +133,6 @@ static int project(struct builder *b, int layer, const char *module,
             {.module = names[2], .merged = merged, .rows = shape->kv_heads * d, .unit = d,
                 .own = kv}},
         3, shape->hidden, &bias, in);
-}
-
-/* The heads' outputs: cut like q's, or whole. */
-static void place_attended(struct builder *b, int qkv, int attended,
-    const struct attention_shape *shape)
-{
-    const struct buffer_state *from;
-    struct column_map *map = NULL;
-
-    if (b->status != STATUS_OK)
-        return;
-    from = &b->buffers[qkv];
-    if (from->place == PLACE_SHARD && (map = place_map(b)) != NULL) {
-        map->n_parts = 1;
-        map->cols = shape->heads * shape->head_dim;
-        map->parts[0] = from->map->parts[0];
-    }
-    place_set(b, attended, from->writer, from->place, shape->heads * shape->head_dim, map);
 }
 
 int attention_layer(struct builder *b, int layer, const char *module,
@@ -145,7 +154,7 @@ int attention_layer(struct builder *b, int layer, const char *module,
         b->program->shape.heads * shape->head_dim);
     builder_op(b, (struct op){.kind = OP_ATTENTION, .layer = layer, .in = {qkv, -1},
         .out = attended});
-    place_attended(b, qkv, attended, shape);
+    place_part(b, qkv, attended, shape->heads * shape->head_dim);
     out = linear_layer(b, layer, "y",
         &(struct linear_part){.module = names[3], .rows = shape->hidden, .unit = 1}, 1,
         shape->heads * shape->head_dim, &o_bias, attended);

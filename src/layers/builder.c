@@ -102,6 +102,12 @@ static void set_part(struct planned_weight *p, int i, const struct weight_part *
     p->parts[i] = *part;
     snprintf(p->modules[i], MODULE_BYTES, "%s", part->module);
     p->parts[i].module = p->modules[i];
+    snprintf(p->as[i], MODULE_BYTES, "%s", part->as != NULL ? part->as : part->module);
+    p->parts[i].as = p->as[i];
+    if (part->as_rows == 0) {
+        p->parts[i].as_row = 0;
+        p->parts[i].as_rows = part->all_rows;
+    }
 }
 
 const struct weight *builder_matrix(struct builder *b, const struct weight_slice *slice,

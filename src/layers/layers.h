@@ -32,11 +32,12 @@ struct planned_weight {
     struct weight weight;
     size_t bytes;                      /* in backend memory */
     bool vector;
-    const struct strategy *strategy;   /* of parts[0] */
+    const struct strategy *strategy;   /* of parts[0]; others have its cut */
     const struct quant_method *method; /* NULL for a vector */
     struct weight_slice slice;         /* a vector: parts[0].row, rows; its name is modules[0] */
     struct weight_part parts[WEIGHT_PARTS];
     char modules[WEIGHT_PARTS][MODULE_BYTES];
+    char as[WEIGHT_PARTS][MODULE_BYTES]; /* what the plan calls each part's module */
     char name[WEIGHT_PARTS * MODULE_BYTES]; /* modules joined with '+' */
 };
 
@@ -56,6 +57,8 @@ struct builder {
     enum status status;
     size_t weight_bytes; /* in backend memory, of all weights planned so far */
     uint32_t vocab_longest; /* ids of the rank that has most of the head */
+    uint32_t kv_heads_most; /* KV heads of the rank that has most of them: not rank 0, where ranks
+                             * outnumber them */
     struct planned_weight *first, **last;
     struct buffer_state buffers[PROGRAM_MAX_BUFFERS];
     struct kept_map *maps;
@@ -141,10 +144,12 @@ int attention_layer(struct builder *b, int layer, const char *module,
 int mlp_layer(struct builder *b, int layer, const char *module, uint32_t hidden,
     uint32_t intermediate, int in);
 
-/* Token ids -> rows of the table. Returns the buffer, and the weight for a tied head. */
+/* Token ids -> rows of the table. Returns the buffer, and the weight for a tied head. The plan
+ * knows it as model.embed_tokens, whatever its module is called. */
 struct embedding {
     const struct weight *table;
     struct range rows; /* ids this rank has, whole rows of them; count 0: cut otherwise */
+    const struct column_map *map; /* which ids every rank has; NULL: all of them */
 };
 int embedding_layer(struct builder *b, const char *module, uint32_t vocab, uint32_t hidden,
     struct embedding *own);

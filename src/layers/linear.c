@@ -12,6 +12,8 @@
 #include "layers/layers.h"
 #include "layers/placement.h"
 
+enum { INPUT_UNIT = 16 }; /* where a whole input is cut: as the modules that leave shards cut it */
+
 struct product {
     struct builder *b;
     int layer;
@@ -20,26 +22,13 @@ struct product {
     int n_parts;
     uint32_t in_cols;
     struct linear_bias *bias; /* never NULL */
-    const struct strategy *strategy; /* of all parts: their cut, in and out are the same */
+    const struct strategy *strategy; /* of all parts: their cut, in, out and slice are the same */
     int in, out;
 };
 
 static const char *plan_name(const struct linear_part *part)
 {
     return part->as != NULL ? part->as : part->module;
-}
-
-static uint32_t larger_unit(uint32_t a, uint32_t b)
-{
-    uint32_t x = a, y = b;
-
-    while (y != 0) { /* least common multiple */
-        uint32_t rest = x % y;
-
-        x = y;
-        y = rest;
-    }
-    return a / x * b;
 }
 
 /* Modules of one product lie side by side: they must be cut alike. */
@@ -53,7 +42,7 @@ static void choose_strategy(struct product *p)
         char first[256], other[256];
 
         if (s != NULL && (s->cut != p->strategy->cut || s->in != p->strategy->in ||
-                             s->out != p->strategy->out))
+                             s->out != p->strategy->out || s->slice != p->strategy->slice))
             builder_fail(b, "%s is %s, but %s is %s: they belong to one product, place them alike",
                 place_who(b, plan_name(&p->parts[0]), first), p->strategy->name,
                 place_who(b, plan_name(&p->parts[i]), other), s->name);
@@ -88,7 +77,7 @@ static struct weight_part stored_part(const struct product *p, int index)
 {
     const struct weight_loader *l = p->b->loader;
     const struct linear_part *part = &p->parts[index];
-    struct weight_part own = {.module = part->module, .all_rows = part->rows,
+    struct weight_part own = {.module = part->module, .as = plan_name(part), .all_rows = part->rows,
         .all_cols = p->in_cols, .rows = part->rows};
 
     if (part->merged == NULL || is_stored(l, part->module) || !is_stored(l, part->merged))
@@ -97,6 +86,8 @@ static struct weight_part stored_part(const struct product *p, int index)
     own.all_rows = all_rows(p);
     for (int i = 0; i < index; i++)
         own.row += p->parts[i].rows;
+    own.as_row = own.row;
+    own.as_rows = part->rows;
     return own;
 }
 
@@ -118,12 +109,11 @@ static struct weight_slice slice_of(const struct product *p, const struct column
 static bool merges(const struct product *p, const struct weight_slice *slice)
 {
     const struct weight_loader *l = p->b->loader;
-    const struct quant_method *method = quant_method_of(l, slice->parts[0].module);
+    bool one = true;
 
-    for (int i = 1; i < slice->n_parts; i++)
-        if (quant_method_of(l, slice->parts[i].module) != method)
-            return false;
-    return slice->n_parts == 1 || method->mergeable(l, slice);
+    if (slice->n_parts > 1 && p->b->status == STATUS_OK)
+        p->b->status = quant_method_of(l, slice->parts[0].module)->mergeable(l, slice, &one);
+    return one;
 }
 
 /* Do all ranks' inputs begin and end where groups of activations do? Then a group's maximum is
@@ -160,10 +150,15 @@ static int maxima(struct product *p, const struct weight *w)
     return amax;
 }
 
-static uint32_t apply(struct product *p, const struct weight_slice *slice, uint32_t out_col)
+/* `part`: the first one in the slice. */
+static uint32_t apply(struct product *p, const struct linear_part *part,
+    const struct weight_slice *slice, uint32_t out_col)
 {
     struct builder *b = p->b;
-    const struct weight *w = builder_matrix(b, slice, p->strategy);
+    const struct strategy *own = slice->n_parts == 1
+                                     ? builder_strategy(b, plan_name(part), KIND_LINEAR)
+                                     : p->strategy;
+    const struct weight *w = builder_matrix(b, slice, own);
     int amax;
 
     if (w == NULL)
@@ -182,13 +177,13 @@ static void multiply(struct product *p, const struct column_map *map, struct ran
     uint32_t at = 0;
 
     if (merges(p, &all)) {
-        apply(p, &all, 0);
+        apply(p, p->parts, &all, 0);
         return;
     }
     for (int i = 0; i < p->n_parts; i++) {
         struct weight_slice one = slice_of(p, map, i, 1, cols, bias, stack);
 
-        at += apply(p, &one, at);
+        at += apply(p, &p->parts[i], &one, at);
     }
 }
 
@@ -200,7 +195,6 @@ static struct column_map *row_map(struct product *p)
 
     for (int i = 0; map != NULL && i < p->n_parts; i++) {
         const struct linear_part *part = &p->parts[i];
-        uint32_t unit = larger_unit(part->unit, quant_row_unit(b->loader, part->module));
 
         map->parts[i].at = map->cols;
         map->cols += part->rows;
@@ -212,7 +206,7 @@ static struct column_map *row_map(struct product *p)
                 *first = part->own[r].first;
                 *count = part->own[r].count;
             } else {
-                place_range(b, p->strategy, part->rows, unit, r, first, count);
+                place_range(b, part->module, p->strategy, part->rows, part->unit, r, first, count);
             }
         }
     }
@@ -266,14 +260,13 @@ static int column_parallel(struct product *p)
 {
     struct builder *b = p->b;
     struct column_map *map;
-    uint32_t own = 0;
+    uint32_t own;
 
     place_whole(b, p->layer, plan_name(&p->parts[0]), p->in);
     map = row_map(p);
     if (map == NULL)
         return -1;
-    for (int i = 0; i < map->n_parts; i++)
-        own += map->parts[i].count[b->rank];
+    own = column_map_own(map, b->rank);
     p->out = builder_buffer(b, p->name, extent_of(b, p->in), own);
     multiply(p, map, (struct range){.count = p->in_cols}, p->bias->has && !p->bias->skip);
     if (p->strategy->out == OUT_GATHER)
@@ -289,14 +282,13 @@ static struct range own_inputs(struct product *p)
 {
     struct builder *b = p->b;
     const char *module = plan_name(&p->parts[0]);
-    uint32_t unit = quant_col_unit(b->loader, p->parts[0].module);
     const struct column_map *map;
 
     if (p->strategy->in == IN_SPLIT && b->status == STATUS_OK &&
         b->buffers[p->in].place != PLACE_SHARD) {
         place_whole(b, p->layer, module, p->in);
         p->in = place_split(b, p->layer, p->in,
-            place_even_map(b, p->strategy, p->in_cols, larger_unit(16, unit)));
+            place_even_map(b, module, p->strategy, p->in_cols, INPUT_UNIT));
     }
     if (b->status != STATUS_OK)
         return (struct range){0};
@@ -309,10 +301,6 @@ static struct range own_inputs(struct product *p)
             place_who(b, b->buffers[p->in].writer, writer));
         return (struct range){0};
     }
-    for (int r = 0; r < b->size; r++)
-        if (map->parts[0].first[r] % unit != 0)
-            builder_fail(b, "%s: rank %d's inputs begin at %u, its packed weight can be cut at "
-                "multiples of %u only: use another tp", module, r, map->parts[0].first[r], unit);
     return (struct range){
         .first = map->parts[0].first[b->rank], .count = map->parts[0].count[b->rank]};
 }
@@ -330,11 +318,15 @@ static void add_bias(struct product *p)
 static int row_parallel(struct product *p)
 {
     struct builder *b = p->b;
-    struct range cols = own_inputs(p);
+    struct range cols = {0};
     uint32_t rows = p->parts[0].rows;
+    char who[256];
 
     if (p->n_parts != 1)
-        builder_fail(b, "%s: a row-parallel product is of one module", p->parts[0].module);
+        builder_fail(b, "%s is %s: it is one product with %s, which is cut by outputs (colwise) or "
+            "not at all", place_who(b, plan_name(&p->parts[0]), who), p->strategy->name,
+            plan_name(&p->parts[1]));
+    cols = own_inputs(p);
     if (b->status != STATUS_OK)
         return -1;
     p->out = builder_buffer(b, p->name, extent_of(b, p->in), rows);
@@ -363,7 +355,7 @@ int linear_layer(struct builder *b, int layer, const char *name, const struct li
     case CUT_NONE: return replicated(&p);
     case CUT_ROWS:
         p.out = column_parallel(&p);
-        return p.strategy->out == OUT_GATHER ? place_gather(b, layer, p.out) : p.out;
+        return p.strategy->out == OUT_GATHER ? place_gather(b, layer, "gathered", p.out) : p.out;
     case CUT_COLS: return row_parallel(&p);
     }
     return -1;

@@ -6,23 +6,6 @@
 
 enum { MLP_UNIT = 16 }; /* a panel of outputs: cuts in between would leave panels half empty */
 
-/* Half of gate_up: what both halves have in common. */
-static void place_product(struct builder *b, int gate_up, int product, uint32_t intermediate)
-{
-    const struct buffer_state *from;
-    struct column_map *map = NULL;
-
-    if (b->status != STATUS_OK)
-        return;
-    from = &b->buffers[gate_up];
-    if (from->place == PLACE_SHARD && (map = place_map(b)) != NULL) {
-        map->n_parts = 1;
-        map->cols = intermediate;
-        map->parts[0] = from->map->parts[0];
-    }
-    place_set(b, product, from->writer, from->place, intermediate, map);
-}
-
 /* down's inputs are cut where gate's outputs are: at the edges of down's groups, where there are
  * enough of them for all ranks. A cut within one is right, too, and costs a maximum over ranks. */
 static uint32_t cut_unit(const struct builder *b, const char *down, uint32_t intermediate)
@@ -56,7 +39,7 @@ int mlp_layer(struct builder *b, int layer, const char *module, uint32_t hidden,
     product = builder_buffer(b, "product", EXTENT_TOKENS, b->program->buffers[gate_up].cols / 2);
     builder_op(b, (struct op){.kind = OP_SILU_MUL, .layer = layer, .in = {gate_up, -1},
         .out = product});
-    place_product(b, gate_up, product, intermediate);
+    place_part(b, gate_up, product, intermediate);
     out = linear_layer(b, layer, "y",
         &(struct linear_part){.module = down, .rows = hidden, .unit = 1}, 1, intermediate, NULL,
         product);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "quern/log.h"
 
@@ -28,15 +29,18 @@ struct column_map *place_map(struct builder *b)
     return &kept->map;
 }
 
-void place_range(struct builder *b, const struct strategy *strategy, uint32_t total, uint32_t unit,
-    int rank, uint32_t *first, uint32_t *count)
+void place_range(struct builder *b, const char *module, const struct strategy *strategy,
+    uint32_t total, uint32_t unit, int rank, uint32_t *first, uint32_t *count)
 {
     if (b->status == STATUS_OK)
         b->status = strategy_range(strategy, total, unit, rank, b->size, first, count);
+    if (b->status == STATUS_OK && *count == 0)
+        builder_fail(b, "%s has %u to cut over %d ranks, which leaves one without any: use at most "
+            "%u", module, total, b->size, total);
 }
 
-struct column_map *place_even_map(struct builder *b, const struct strategy *strategy, uint32_t cols,
-    uint32_t unit)
+struct column_map *place_even_map(struct builder *b, const char *module,
+    const struct strategy *strategy, uint32_t cols, uint32_t unit)
 {
     struct column_map *map = place_map(b);
 
@@ -45,7 +49,8 @@ struct column_map *place_even_map(struct builder *b, const struct strategy *stra
     map->n_parts = 1;
     map->cols = cols;
     for (int r = 0; r < b->size; r++)
-        place_range(b, strategy, cols, unit, r, &map->parts[0].first[r], &map->parts[0].count[r]);
+        place_range(b, module, strategy, cols, unit, r, &map->parts[0].first[r],
+            &map->parts[0].count[r]);
     return b->status == STATUS_OK ? map : NULL;
 }
 
@@ -61,6 +66,24 @@ void place_set(struct builder *b, int buffer, const char *writer, enum place pla
         b->program->buffers[buffer].place = place;
     *s = (struct buffer_state){.place = place, .cols = cols, .map = map};
     snprintf(s->writer, sizeof(s->writer), "%s", writer);
+}
+
+void place_part(struct builder *b, int from, int to, uint32_t cols)
+{
+    const struct buffer_state *s;
+    struct column_map *map = NULL;
+    char writer[MODULE_BYTES];
+
+    if (b->status != STATUS_OK)
+        return;
+    s = &b->buffers[from];
+    if (s->place == PLACE_SHARD && (map = place_map(b)) != NULL) {
+        map->n_parts = 1;
+        map->cols = cols;
+        map->parts[0] = s->map->parts[0];
+    }
+    memcpy(writer, s->writer, sizeof(writer));
+    place_set(b, to, writer, s->place, cols, map);
 }
 
 const char *place_who(const struct builder *b, const char *module, char text[256])
@@ -139,16 +162,7 @@ void place_module(struct builder *b, int layer, const char *module, int buffer)
         place_as(b, layer, strategy, module, buffer);
 }
 
-static uint32_t own_columns(const struct builder *b, const struct column_map *map)
-{
-    uint32_t n = 0;
-
-    for (int p = 0; p < map->n_parts; p++)
-        n += map->parts[p].count[b->rank];
-    return n;
-}
-
-int place_gather(struct builder *b, int layer, int buffer)
+int place_gather(struct builder *b, int layer, const char *name, int buffer)
 {
     const struct buffer_spec *spec;
     char writer[MODULE_BYTES];
@@ -159,7 +173,7 @@ int place_gather(struct builder *b, int layer, int buffer)
         return -1;
     spec = &b->program->buffers[buffer];
     map = b->buffers[buffer].map;
-    out = builder_buffer(b, "gathered", spec->rows, map->cols);
+    out = builder_buffer(b, name, spec->rows, map->cols);
     builder_op(b, (struct op){.kind = OP_GATHER_COLS, .layer = layer, .in = {buffer, -1},
         .out = out, .map = map});
     memcpy(writer, b->buffers[buffer].writer, sizeof(writer));
@@ -174,12 +188,22 @@ int place_split(struct builder *b, int layer, int buffer, struct column_map *map
 
     if (b->status != STATUS_OK)
         return -1;
-    out = builder_buffer(b, "split", b->program->buffers[buffer].rows, own_columns(b, map));
+    out = builder_buffer(b, "split", b->program->buffers[buffer].rows,
+        column_map_own(map, b->rank));
     builder_op(b, (struct op){.kind = OP_SLICE_COLS, .layer = layer, .in = {buffer, -1},
         .out = out, .map = map});
     memcpy(writer, b->buffers[buffer].writer, sizeof(writer));
     place_set(b, out, writer, PLACE_SHARD, map->cols, map);
     return out;
+}
+
+uint64_t place_hash(const struct builder *b)
+{
+    uint64_t hash = 0;
+
+    for (const struct kept_map *kept = b->maps; kept != NULL; kept = kept->next)
+        hash = XXH3_64bits_withSeed(&kept->map, sizeof(kept->map), hash); /* no padding; zeroed */
+    return hash;
 }
 
 void place_free_maps(struct builder *b)

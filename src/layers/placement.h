@@ -15,6 +15,10 @@
 void place_set(struct builder *b, int buffer, const char *writer, enum place place, uint32_t cols,
     struct column_map *map);
 
+/* After an operation that made `to` of `from`, row by row: it is placed as the first part of `from`
+ * is (q of q, k, v; gate of gate, up), which has `cols` columns over all ranks. */
+void place_part(struct builder *b, int from, int to, uint32_t cols);
+
 /* Makes `buffer` Replicate, or Sequence, in place, for `module`. */
 void place_whole(struct builder *b, int layer, const char *module, int buffer);
 void place_sequence(struct builder *b, int layer, const char *module, int buffer);
@@ -28,8 +32,8 @@ void place_as(struct builder *b, int layer, const struct strategy *strategy, con
 /* The same at the end of a container of modules, where the plan names it. */
 void place_module(struct builder *b, int layer, const char *module, int buffer);
 
-/* Shard -> Replicate in another buffer, which is returned. */
-int place_gather(struct builder *b, int layer, int buffer);
+/* Shard -> Replicate in another buffer, called `name`, which is returned. */
+int place_gather(struct builder *b, int layer, const char *name, int buffer);
 /* Replicate -> Shard in another buffer, columns as in `map`. */
 int place_split(struct builder *b, int layer, int buffer, struct column_map *map);
 
@@ -40,13 +44,17 @@ const char *place_who(const struct builder *b, const char *module, char text[256
 struct column_map *place_map(struct builder *b);
 
 /* What `rank` has of `total`, cut at multiples of `unit`: the strategy's own range, or an even
- * one. */
-void place_range(struct builder *b, const struct strategy *strategy, uint32_t total, uint32_t unit,
-    int rank, uint32_t *first, uint32_t *count);
+ * one. It fails, naming `module`, where that is nothing. */
+void place_range(struct builder *b, const char *module, const struct strategy *strategy,
+    uint32_t total, uint32_t unit, int rank, uint32_t *first, uint32_t *count);
 
 /* A map of one part: `cols` cut into a range per rank by `strategy` (NULL: evenly). */
-struct column_map *place_even_map(struct builder *b, const struct strategy *strategy, uint32_t cols,
-    uint32_t unit);
+struct column_map *place_even_map(struct builder *b, const char *module,
+    const struct strategy *strategy, uint32_t cols, uint32_t unit);
+
+/* Of all maps so far, each with every rank's columns: the same on all ranks, or they disagree about
+ * who has what. */
+uint64_t place_hash(const struct builder *b);
 
 /* With the builder. */
 void place_free_maps(struct builder *b);

@@ -115,6 +115,8 @@ static void list_layer(struct module_list *l, int i)
 
     for (size_t k = 0; k < sizeof(linears) / sizeof(linears[0]); k++)
         add_module(l, KIND_LINEAR, "model.layers.%d.%s", i, linears[k]);
+    add_module(l, KIND_FUSED, "model.layers.%d.self_attn.qkv_proj", i);
+    add_module(l, KIND_FUSED, "model.layers.%d.mlp.gate_up_proj", i);
     add_module(l, KIND_MODULE, "model.layers.%d.self_attn", i);
     add_module(l, KIND_MODULE, "model.layers.%d.mlp", i);
     add_module(l, KIND_HEAD_NORM, "model.layers.%d.self_attn.q_norm", i);
@@ -126,7 +128,7 @@ static void list_layer(struct module_list *l, int i)
 /* Does the plan say only what this model has? */
 static enum status check_plan(const struct tp_plan *plan, int layers)
 {
-    size_t n = (size_t)layers * 13 + 3;
+    size_t n = (size_t)layers * 15 + 3;
     struct module_list l = {
         .modules = calloc(n, sizeof(*l.modules)), .names = calloc(n, sizeof(*l.names))};
     enum status s;
@@ -175,12 +177,13 @@ enum status qwen3_plan(const struct qwen3_options *o, struct qwen3 *m)
     return s;
 }
 
-enum status qwen3_load(struct qwen3 *m, const struct plan_limits *limits, struct comm *comm)
+enum status qwen3_load(struct qwen3 *m, const struct plan_limits *limits,
+    const struct comm_groups *groups)
 {
     enum status s;
 
     m->program.shape.limits = *limits;
-    m->program.comm = comm;
+    m->program.groups = *groups;
     s = builder_finish(&m->builder);
     return s == STATUS_OK ? builder_load(&m->builder) : s;
 }

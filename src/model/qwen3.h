@@ -35,8 +35,9 @@ struct qwen3 {
 
 /* INVALID (logged): a tensor is missing or has the wrong shape. */
 enum status qwen3_plan(const struct qwen3_options *o, struct qwen3 *m);
-/* comm NULL: alone. INVALID also when the program does not fit the limits. */
-enum status qwen3_load(struct qwen3 *m, const struct plan_limits *limits, struct comm *comm);
+/* `groups` of the mesh, all NULL: alone. INVALID also when the program does not fit the limits. */
+enum status qwen3_load(struct qwen3 *m, const struct plan_limits *limits,
+    const struct comm_groups *groups);
 void qwen3_free(struct qwen3 *m);
 
 #endif

@@ -43,6 +43,8 @@ static enum status check_items(const struct dict *d, size_t *bytes)
             return log_fail(STATUS_INVALID,
                 "broadcast_dict: \"%s\" has a type or shape that cannot be", item->name);
     }
+    if (all > SIZE_MAX / 2)
+        return log_fail(STATUS_INVALID, "broadcast_dict: %zu bytes in all cannot be", all);
     *bytes = all;
     return STATUS_OK;
 }

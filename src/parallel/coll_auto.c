@@ -252,7 +252,8 @@ enum status coll_auto_open(const struct coll_shm_options *o, uint64_t measure_ns
     c = calloc(1, sizeof(*c));
     if (c == NULL)
         return log_fail(STATUS_NOMEM, "no memory for a group's algorithms");
-    c->comm = (struct comm){.rank = o->rank, .size = o->size, .row = &auto_row, .state = c};
+    c->comm = (struct comm){.rank = o->rank, .size = o->size, .most_floats = o->reduce_floats,
+        .row = &auto_row, .state = c};
     s = open_algorithms(c, o);
     if (s == STATUS_OK) {
         find_servers(c, forced);

@@ -28,7 +28,7 @@ static const struct strategy rows[] = {
         .name = "colwise_gather_output",
         .aliases = {"colwise_rep"},
         .effect = "as colwise, then the output is gathered on every rank",
-        .cut = CUT_ROWS, .in = IN_REPLICATE, .out = OUT_GATHER, .applies = KIND_LINEAR,
+        .cut = CUT_ROWS, .in = IN_REPLICATE, .out = OUT_GATHER, .applies = KIND_LINEAR | KIND_FUSED,
     },
     {
         .name = "rowwise",
@@ -45,14 +45,14 @@ static const struct strategy rows[] = {
     },
     {
         .name = "packed_colwise",
-        .effect = "as colwise for a fused [gate; up] tensor: each half is cut apart",
-        .cut = CUT_ROWS, .in = IN_REPLICATE, .out = OUT_SHARD, .applies = KIND_LINEAR, .packed = 2,
+        .effect = "as colwise; of a fused tensor (gate_up_proj, qkv_proj) each part is cut apart",
+        .cut = CUT_ROWS, .in = IN_REPLICATE, .out = OUT_SHARD, .applies = KIND_LINEAR | KIND_FUSED,
     },
     {
         .name = "packed_rowwise",
         .aliases = {"local_packed_rowwise"},
-        .effect = "as rowwise for a tensor with two fused halves of inputs: each is cut apart",
-        .cut = CUT_COLS, .in = IN_SHARD, .out = OUT_PARTIAL, .applies = KIND_LINEAR, .packed = 2,
+        .effect = "as rowwise: the inputs are cut where the outputs of the fused tensor before are",
+        .cut = CUT_COLS, .in = IN_SHARD, .out = OUT_PARTIAL, .applies = KIND_LINEAR,
     },
     {
         .name = "embedding_rowwise",
@@ -97,7 +97,6 @@ static const struct strategy rows[] = {
         .effect = "the whole weight; the input is divided by the ranks, so that a sum restores the "
                   "output",
         .cut = CUT_NONE, .in = IN_REPLICATE, .out = OUT_PARTIAL, .applies = KIND_LINEAR,
-        .input_over_size = true,
     },
     {
         .name = "grouped_gemm",

@@ -49,7 +49,8 @@ enum module_kind {
     KIND_NORM = 4,       /* over the hidden lanes */
     KIND_MODULE = 8,     /* a container, such as self_attn or mlp: no weight of its own */
     KIND_HEAD_NORM = 16, /* q_norm and k_norm, over the lanes of a head */
-    KIND_ANY = 31,
+    KIND_FUSED = 32,     /* qkv_proj, gate_up_proj: linear layers in one tensor, by one name */
+    KIND_ANY = 63,
 };
 
 enum { STRATEGY_ALIASES = 4 };
@@ -67,8 +68,6 @@ struct strategy {
     enum strategy_in in;
     enum strategy_out out;
     unsigned applies;      /* of enum module_kind */
-    int packed;            /* 2: a fused [gate; up] tensor, each half cut apart; 0 and 1: not */
-    bool input_over_size;  /* the input is divided by the number of ranks: a sum restores it */
     const char *refused;   /* known, but cannot run: why. NULL: it can */
     strategy_slice *slice; /* NULL: ranges as even as whole units allow (shard.h) */
 };

@@ -13,6 +13,7 @@ static const struct {
     {KIND_NORM, "a norm", "norms"},
     {KIND_MODULE, "a container of modules", "containers"},
     {KIND_HEAD_NORM, "a norm of heads", "norms of heads"},
+    {KIND_FUSED, "a fused linear layer", "fused ones"},
 };
 
 enum { KINDS = sizeof(words) / sizeof(words[0]), LETTERS = 127 };

@@ -44,6 +44,9 @@ static bool name_valid(const char *name)
 /* What cannot be, in words; NULL: fine. */
 static const char *contradiction(const struct strategy *s)
 {
+    bool linear = (s->applies & KIND_LINEAR) != 0, table = (s->applies & KIND_EMBEDDING) != 0;
+    bool by_columns = s->out == OUT_SHARD || s->out == OUT_GATHER;
+
     if ((unsigned)s->cut > CUT_COLS || (unsigned)s->in > IN_ANY ||
         (unsigned)s->out > OUT_SEQUENCE || s->applies == 0 ||
         (s->applies & ~(unsigned)KIND_ANY) != 0)
@@ -52,18 +55,19 @@ static const char *contradiction(const struct strategy *s)
         return "it has a slice function and cuts nothing";
     if (s->cut != CUT_NONE && (s->applies & ~(unsigned)(KIND_LINEAR | KIND_EMBEDDING)) != 0)
         return "only linear layers and embeddings can be cut";
-    if (s->applies == KIND_LINEAR && s->cut == CUT_ROWS && s->out != OUT_SHARD &&
-        s->out != OUT_GATHER)
+    if (linear && s->cut == CUT_ROWS && !by_columns)
         return "a linear layer with cut rows leaves its output shard or gather";
-    if (s->applies == KIND_LINEAR && s->cut == CUT_COLS &&
-        (s->out == OUT_SHARD || s->out == OUT_GATHER))
+    if (linear && s->cut == CUT_COLS && by_columns)
         return "a linear layer with cut columns leaves its output partial, replicate or sequence";
+    if (table && s->cut == CUT_ROWS && by_columns)
+        return "an embedding with cut ids leaves its rows partial, replicate or sequence";
+    if (table && s->cut == CUT_COLS && (s->out == OUT_SHARD || s->out == OUT_PARTIAL))
+        return "an embedding with cut lanes leaves its rows gather, replicate or sequence";
     if (s->cut == CUT_ROWS && (s->in == IN_SHARD || s->in == IN_SPLIT))
         return "with cut rows every rank needs the whole input";
-    if (s->applies == KIND_LINEAR && s->cut == CUT_COLS && s->in != IN_SHARD && s->in != IN_SPLIT)
+    if (linear && s->cut == CUT_COLS && s->in != IN_SHARD && s->in != IN_SPLIT)
         return "with cut columns the input is shard or split";
-    if (s->cut == CUT_NONE && (s->out == OUT_SHARD || s->out == OUT_GATHER || s->in == IN_SPLIT ||
-                                  s->in == IN_SHARD))
+    if (s->cut == CUT_NONE && (by_columns || s->in == IN_SPLIT || s->in == IN_SHARD))
         return "it cuts nothing, so neither its input nor its output can be cut by columns";
     return NULL;
 }

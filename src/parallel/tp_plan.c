@@ -12,6 +12,8 @@
 #include "parallel/tp_plan_file.h"
 #include "quern/log.h"
 
+enum { MODULE_NAME = 160 };
+
 /* FACTS 2.4, the column of qwen3. */
 static const struct {
     const char *pattern, *strategy;
@@ -85,7 +87,7 @@ static bool decides_over(const struct plan_rule *a, const struct plan_rule *b)
     return a->specificity.length > b->specificity.length;
 }
 
-static const struct plan_rule *decide(const struct tp_plan *plan, const char *module)
+static const struct plan_rule *best_rule(const struct tp_plan *plan, const char *module)
 {
     const struct plan_rule *best = NULL;
 
@@ -96,6 +98,39 @@ static const struct plan_rule *decide(const struct tp_plan *plan, const char *mo
             best = r;
     }
     return best;
+}
+
+/* The product that a module is one part of, by its fused name; false: it is none's. */
+static bool fused_name(const char *module, char name[MODULE_NAME])
+{
+    static const struct {
+        const char *part, *fused;
+    } parts[] = {
+        {"self_attn.q_proj", "self_attn.qkv_proj"},
+        {"self_attn.k_proj", "self_attn.qkv_proj"},
+        {"self_attn.v_proj", "self_attn.qkv_proj"},
+        {"mlp.gate_proj", "mlp.gate_up_proj"},
+        {"mlp.up_proj", "mlp.gate_up_proj"},
+    };
+    size_t n = strlen(module);
+
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        size_t tail = strlen(parts[i].part);
+
+        if (n > tail && module[n - tail - 1] == '.' &&
+            strcmp(module + n - tail, parts[i].part) == 0)
+            return snprintf(name, MODULE_NAME, "%.*s%s", (int)(n - tail), module,
+                       parts[i].fused) < MODULE_NAME;
+    }
+    return false;
+}
+
+static const struct plan_rule *decide(const struct tp_plan *plan, const char *module)
+{
+    const struct plan_rule *r = best_rule(plan, module);
+    char fused[MODULE_NAME];
+
+    return r == NULL && fused_name(module, fused) ? best_rule(plan, fused) : r;
 }
 
 const struct strategy *tp_plan_strategy(const struct tp_plan *plan, const char *module,
@@ -150,13 +185,21 @@ static enum status check_rule(const struct tp_plan *plan, const struct plan_rule
 static enum status check_module(const struct tp_plan *plan, const struct plan_module *m)
 {
     const struct plan_rule *r = decide(plan, m->name);
-    char kinds[128];
+    enum module_kind kind = m->kind;
+    char kinds[128], fused[MODULE_NAME];
+    const char *name = m->name;
 
-    if (r == NULL || (r->strategy->applies & m->kind) != 0)
+    if (kind == KIND_FUSED) /* asked for its parts, where no rule names them */
+        return STATUS_OK;
+    if (r != NULL && !plan_pattern_matches(r->module, name) && fused_name(name, fused)) {
+        kind = KIND_FUSED;
+        name = fused;
+    }
+    if (r == NULL || (r->strategy->applies & kind) != 0)
         return STATUS_OK;
     return log_fail(STATUS_INVALID, "%s:%d: strategy %s of pattern %s is for %s, and %s is %s",
         plan->name, r->line, r->strategy->name, r->pattern,
-        module_kinds_text(r->strategy->applies, kinds), m->name, module_kind_name(m->kind));
+        module_kinds_text(r->strategy->applies, kinds), name, module_kind_name(kind));
 }
 
 enum status tp_plan_check(const struct tp_plan *plan, const struct plan_module *modules, int n)

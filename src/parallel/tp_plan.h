@@ -9,7 +9,10 @@
  * any run of characters within one part (between dots), so that a numeric part
  * matches it. A pattern that ends in ".weight" names the parameter, and is
  * asked before those that name the module. Of several that match, the one with
- * more parts without `*` decides, then the longer one, then the later line. A
+ * more parts without `*` decides, then the longer one, then the later line. Of
+ * q_proj, k_proj and v_proj, and of gate_proj and up_proj, that nothing names,
+ * what is said of qkv_proj or gate_up_proj decides: some checkpoints have them
+ * as one tensor, and all models here as one product. A
  * file that says nothing of embed_tokens gets embedding_rowwise for it, as in
  * Transformers; a module that nothing names is replicated.
  *

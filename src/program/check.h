@@ -58,7 +58,7 @@ static inline const struct buffer_spec *spec_of(const struct walk *w, int buffer
 
 static inline bool is_alone(const struct program *p)
 {
-    return p->comm == NULL || p->comm->size == 1;
+    return program_comm(p) == NULL || program_comm(p)->size == 1;
 }
 
 #endif

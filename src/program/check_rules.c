@@ -1,6 +1,4 @@
 /* check_rules.c - the operations' rules: shapes, what each reads, what it leaves behind. */
-#include <math.h>
-
 #include "program/check.h"
 
 /* Shapes ----------------------------------------------------------------------------------- */
@@ -106,12 +104,6 @@ static const char *check_silu_mul(const struct walk *w, const struct op *op)
     return in->rows == out->rows && in->cols == 2 * out->cols ? NULL : "the shapes do not fit";
 }
 
-static const char *check_scale(const struct walk *w, const struct op *op)
-{
-    (void)w;
-    return isfinite(op->factor) ? NULL : "the factor is no number";
-}
-
 static const char *check_pick(const struct walk *w, const struct op *op)
 {
     const struct buffer_spec *in = spec_of(w, op->in[0]), *out = spec_of(w, op->out);
@@ -161,21 +153,12 @@ static bool ranges_lie_within(const struct column_map *map, int size)
     return true;
 }
 
-static uint32_t own_columns(const struct column_map *map, int rank)
-{
-    uint32_t n = 0;
-
-    for (int p = 0; p < map->n_parts; p++)
-        n += map->parts[p].count[rank];
-    return n;
-}
-
 /* `cut` and `whole`: the buffers on both sides of the map. Without a group there is no telling
  * whose part of it this is; loading looks again. */
 static const char *check_map(const struct walk *w, const struct op *op, int cut, int whole)
 {
     const struct column_map *map = op->map;
-    const struct comm *c = w->p->comm;
+    const struct comm *c = program_comm(w->p);
 
     if (map->n_parts < 1 || map->n_parts > COMM_MAX_PARTS || spec_of(w, whole)->cols != map->cols ||
         spec_of(w, cut)->rows != spec_of(w, whole)->rows)
@@ -184,7 +167,7 @@ static const char *check_map(const struct walk *w, const struct op *op, int cut,
         return NULL;
     if (c->size > COMM_MAX_RANKS || !ranges_lie_within(map, c->size))
         return "the column map reaches past its columns or has too few ranks";
-    return own_columns(map, c->rank) == spec_of(w, cut)->cols
+    return column_map_own(map, c->rank) == spec_of(w, cut)->cols
                ? NULL
                : "the column map gives this rank another number of columns";
 }
@@ -194,9 +177,9 @@ static const char *check_gather_cols(const struct walk *w, const struct op *op)
     const char *why = check_map(w, op, op->in[0], op->out);
     uint32_t at = 0, next;
 
-    if (why != NULL || w->p->comm == NULL)
+    if (why != NULL || program_comm(w->p) == NULL)
         return why;
-    while ((next = covered_until(op->map, w->p->comm->size, at)) > at)
+    while ((next = covered_until(op->map, program_comm(w->p)->size, at)) > at)
         at = next;
     return at == op->map->cols ? NULL : "some columns of the map belong to no rank";
 }
@@ -268,7 +251,6 @@ const struct op_rule op_rules[OP_KINDS] = {
     [OP_SLICE_COLS] = {.in0 = REPLICATE, .out = true, .map = true, .check = check_slice_cols,
         .result = sharded},
     [OP_SLICE_ROWS] = {.in0 = REPLICATE, .result = by_rows},
-    [OP_SCALE] = {.in0 = REPLICATE | SHARD | SEQUENCE, .check = check_scale},
     [OP_REDUCE_ADD_NORM] = {.in0 = REPLICATE, .in1 = PARTIAL, .out = true, .weight = true,
         .check = check_add_norm, .result = replicated},
     [OP_AMAX] = {.in0 = REPLICATE | SHARD, .out = true, .weight = true, .check = check_amax,

@@ -26,7 +26,6 @@ const char *op_name(enum op_kind kind)
         [OP_GATHER_COLS] = "gather_cols",
         [OP_SLICE_COLS] = "slice_cols",
         [OP_SLICE_ROWS] = "slice_rows",
-        [OP_SCALE] = "scale",
         [OP_REDUCE_ADD_NORM] = "reduce_add_norm",
         [OP_AMAX] = "amax",
         [OP_MAX_REDUCE] = "max_reduce",
@@ -59,7 +58,7 @@ size_t program_block_bytes(const struct program_shape *shape)
 
 void program_init(struct program *p, const struct program_shape *shape, struct comm *comm)
 {
-    *p = (struct program){.shape = *shape, .comm = comm};
+    *p = (struct program){.shape = *shape, .groups.group[GROUP_TP] = comm};
 }
 
 void program_free(struct program *p)

@@ -15,7 +15,6 @@
  *                 a bias. Parts of one buffer come in order, from column 0 on. in[1]: maxima
  *                 [rows, act_groups], Replicate, of a weight with dynamic activation scales
  *   OP_ADD_BIAS   in place; weight vector [cols]
- *   OP_SCALE      in place, anything but Partial
  *   OP_QK_ROPE    in place on [tokens, (heads + 2 kv_heads) head_dim]; weight, weight2
  *                 vectors [head_dim]
  *   OP_ATTENTION  in[0] as above -> out [tokens, heads head_dim]
@@ -39,7 +38,8 @@
 
 #include "quern/program.h"
 
-/* An empty program. comm may be NULL (alone); it must outlive the program. */
+/* An empty program of the tp group `comm`, which outlives it; NULL: alone. A mesh with more groups
+ * sets p->groups. */
 void program_init(struct program *p, const struct program_shape *shape, struct comm *comm);
 
 /* The new buffer's number, or -1 (logged) when there are PROGRAM_MAX_BUFFERS or cols is 0.

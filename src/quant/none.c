@@ -15,12 +15,13 @@ static enum weight_format format_of(enum dtype stored, enum compute compute)
     return stored == DTYPE_BF16 || compute == COMPUTE_BF16 ? WEIGHT_BF16 : WEIGHT_F32;
 }
 
-static bool none_mergeable(const struct weight_loader *l, const struct weight_slice *slice)
+static enum status none_mergeable(const struct weight_loader *l, const struct weight_slice *slice,
+    bool *merges)
 {
+    *merges = true;
     for (int i = 0; i < slice->n_parts; i++)
-        if (quant_method_of(l, slice->parts[i].module) != &quant_none)
-            return false;
-    return true;
+        *merges = *merges && quant_method_of(l, slice->parts[i].module) == &quant_none;
+    return STATUS_OK;
 }
 
 static enum status none_measure(const struct weight_loader *l, const struct weight_slice *slice,

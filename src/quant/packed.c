@@ -14,15 +14,18 @@ static enum status check_shape(const struct weight_loader *l, const struct weigh
     char name[QUANT_NAME_BYTES];
     enum file_dtype stored;
     int64_t shape[2];
+    int32_t narrow[2];
     enum status s;
 
     if (!source_has(l->source, tensor_name(name, part->module, "weight_shape")))
         return STATUS_OK;
     s = source_check_stored(l->source, name, FILE_TYPE(FILE_I64) | FILE_TYPE(FILE_I32), 2, 0,
         &stored);
-    if (s != STATUS_OK || stored != FILE_I64)
-        return s;
-    s = source_read_raw(l->source, name, 0, 2, 0, 0, shape);
+    if (s == STATUS_OK)
+        s = source_read_raw(l->source, name, 0, 2, 0, 0,
+            stored == FILE_I64 ? (void *)shape : narrow);
+    for (int i = 0; s == STATUS_OK && stored == FILE_I32 && i < 2; i++)
+        shape[i] = narrow[i];
     if (s == STATUS_OK && (shape[0] != part->all_rows || shape[1] != part->all_cols))
         return log_fail(STATUS_INVALID, "tensor %s says [%lld,%lld], this model needs [%u,%u]",
             name, (long long)shape[0], (long long)shape[1], part->all_rows, part->all_cols);

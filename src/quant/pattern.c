@@ -18,19 +18,34 @@ struct pattern {
     pcre2_code *code; /* PATTERN_REGEX */
 };
 
+/* Does it have {,n}: to Python 0 to n times, to PCRE2 before 10.43 these very characters? */
+static bool has_open_count(const char *text)
+{
+    for (const char *at = strstr(text, "{,"); at != NULL; at = strstr(at + 1, "{,")) {
+        size_t digits = strspn(at + 2, "0123456789");
+
+        if (digits > 0 && at[2 + digits] == '}')
+            return true;
+    }
+    return false;
+}
+
 static enum status compile(const char *origin, struct pattern *p)
 {
     PCRE2_SIZE offset;
     PCRE2_UCHAR reason[128];
     int error;
 
+    if (has_open_count(p->text))
+        return log_fail(STATUS_INVALID, "%s: \"%s\": {,n} is not read: write {0,n}", origin,
+            p->text);
     p->code = pcre2_compile((PCRE2_SPTR)p->text, PCRE2_ZERO_TERMINATED,
         PCRE2_ANCHORED | PCRE2_UTF, &error, &offset, NULL);
     if (p->code != NULL)
         return STATUS_OK;
     pcre2_get_error_message(error, reason, sizeof(reason));
-    return log_fail(STATUS_INVALID, "%s: \"%s\" is not a regular expression: %s", origin, p->text,
-        (const char *)reason);
+    return log_fail(STATUS_INVALID, "%s: \"%.200s\" is not a regular expression: %s", origin,
+        p->text, (const char *)reason);
 }
 
 enum status pattern_open(const char *origin, const char *text, enum pattern_kind kind,
@@ -63,6 +78,16 @@ void pattern_free(struct pattern *p)
     pcre2_code_free(p->code);
     free(p->text);
     free(p);
+}
+
+bool pattern_is_regex(const struct pattern *p)
+{
+    return p->kind == PATTERN_REGEX;
+}
+
+const char *pattern_text(const struct pattern *p)
+{
+    return p->text;
 }
 
 static bool regex_matches(const struct pattern *p, const char *module)

@@ -1,7 +1,8 @@
 /* pattern.h - names of modules, as lists in quantised checkpoints write them.
  *
  * "re:REGEX" is matched as Python's re.match does: from the beginning, not
- * necessarily to the end. Other texts mean what their list says.
+ * necessarily to the end. What only Python's syntax has is refused.
+ * Other texts mean what their list says.
  * Ownership: a pattern owns its text and program; pattern_free(). */
 #ifndef QUERN_QUANT_PATTERN_H
 #define QUERN_QUANT_PATTERN_H
@@ -22,6 +23,9 @@ struct pattern;
 enum status pattern_open(const char *origin, const char *text, enum pattern_kind kind,
     struct pattern **out);
 void pattern_free(struct pattern *p);
+
+bool pattern_is_regex(const struct pattern *p);
+const char *pattern_text(const struct pattern *p); /* without "re:" */
 
 /* Does it match the name, or the class that Transformers gives such a module: Embedding for the
  * embedding, Linear for the rest? */

@@ -21,6 +21,11 @@ struct weight_part {
     const char *module; /* "model.layers.0.self_attn.q_proj" */
     uint32_t all_rows, all_cols;
     uint32_t row, rows;
+
+    /* Where the tensor has several modules' rows, one of which this is a part of: what the plan
+     * calls that one, and which rows are its. NULL and 0: the tensor is one module's. */
+    const char *as;
+    uint32_t as_row, as_rows;
 };
 
 /* A rank's own weight: parts stacked on top of each other, columns [col, col + cols) of each. */
@@ -59,8 +64,10 @@ struct quant_layout; /* stored.h: how the tensors of a method lie in a file */
 struct quant_method {
     const char *name;
     const struct quant_layout *layout; /* NULL: a plain matrix */
-    /* Can these parts be one product? (Their activations are quantised alike, ...) */
-    bool (*mergeable)(const struct weight_loader *l, const struct weight_slice *slice);
+    /* *merges: can these parts be one product? (Their activations are quantised alike, ...)
+     * INVALID (logged): measure() would refuse one of them. */
+    enum status (*mergeable)(const struct weight_loader *l, const struct weight_slice *slice,
+        bool *merges);
     /* Checks tensors, types and shapes; INVALID (logged). */
     enum status (*measure)(const struct weight_loader *l, const struct weight_slice *slice,
         struct weight_plan *plan);
@@ -97,14 +104,9 @@ void quant_close(struct quant_scheme *s);
  * plain whatever the scheme says of it. */
 const struct quant_method *quant_method_of(const struct weight_loader *l, const char *module);
 
-/* What a cut of this module's rows (outputs) or columns (inputs) must be a multiple of. It is 1
- * for every method today: words that a cut goes through are read by both ranks and unpacked, and
- * scales are kept per row. */
-uint32_t quant_row_unit(const struct weight_loader *l, const char *module);
-uint32_t quant_col_unit(const struct weight_loader *l, const char *module);
-
 /* The inputs that share a scale, of weights or of activations, whichever are more; 1 where whole
- * rows do. Columns may be cut anywhere, and both ranks then keep the scale; but cut at multiples
+ * rows do. Rows and columns may be cut anywhere: words that a cut goes through are read by both
+ * ranks and unpacked, scales are kept per row, and both ranks keep a group's. But cut at multiples
  * of it, no group is split, and activations scaled by group need no maximum of other ranks. */
 uint32_t quant_col_group(const struct weight_loader *l, const char *module);
 

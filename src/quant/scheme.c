@@ -1,7 +1,7 @@
 /* scheme.c - who is quantised, and how: found once, asked by every layer.
  *
- * A scheme is three lists, each in order: what is ignored, targets, and the
- * rules they point to; and apart from them what --quant-head says of the head.
+ * A scheme is three lists: what is ignored, targets in order, and the rules
+ * they point to; and apart from them what --quant-head says of the head.
  * In the end the weight's own type decides: where a list says "quantised" and
  * the file has a BF16 matrix, the matrix is right (FACTS 4a). */
 #include "quant/scheme.h"
@@ -31,8 +31,8 @@ struct target {
 
 struct quant_scheme {
     struct rule_entry *rules;
-    struct target *targets, **last_target;
-    struct target *ignored, **last_ignored;
+    struct target *targets;
+    struct target *ignored; /* in any order */
     const struct quant_rule *head; /* of a plain head; NULL: it stays plain */
     bool tied;                     /* the embedding is the head, too */
     bool plain_activations;        /* whatever the checkpoint says */
@@ -44,12 +44,8 @@ static struct quant_scheme *scheme_new(void)
 {
     struct quant_scheme *s = calloc(1, sizeof(*s));
 
-    if (s == NULL) {
+    if (s == NULL)
         log_fail(STATUS_NOMEM, "no memory for a quantisation scheme");
-        return NULL;
-    }
-    s->last_target = &s->targets;
-    s->last_ignored = &s->ignored;
     return s;
 }
 
@@ -94,35 +90,49 @@ const struct quant_rule *scheme_rule(struct quant_scheme *s, const struct quant_
     return &entry->rule;
 }
 
-static enum status append(struct target ***last, const char *file, const char *text,
-    enum pattern_kind kind, const struct quant_rule *rule)
+static struct target *target_new(const char *file, const char *text, enum pattern_kind kind,
+    const struct quant_rule *rule, enum status *s)
 {
     struct target *t = calloc(1, sizeof(*t));
-    enum status s;
 
-    if (t == NULL)
-        return log_fail(STATUS_NOMEM, "%s: no memory", file);
-    s = pattern_open(file, text, kind, &t->pattern);
-    if (s != STATUS_OK) {
+    *s = t != NULL ? pattern_open(file, text, kind, &t->pattern)
+                   : log_fail(STATUS_NOMEM, "%s: no memory", file);
+    if (*s != STATUS_OK) {
         free(t);
-        return s;
+        return NULL;
     }
     t->rule = rule;
-    **last = t;
-    *last = &t->next;
-    return STATUS_OK;
+    return t;
 }
 
 enum status scheme_target(struct quant_scheme *s, const char *file, const char *text,
     enum pattern_kind kind, const struct quant_rule *rule)
 {
-    return append(&s->last_target, file, text, kind, rule);
+    struct target **at = &s->targets;
+    enum status status;
+    struct target *t = target_new(file, text, kind, rule, &status);
+
+    if (t == NULL)
+        return status;
+    while (*at != NULL && (kind != PATTERN_NAME ||
+                              strcmp(pattern_text((*at)->pattern), pattern_text(t->pattern)) < 0))
+        at = &(*at)->next;
+    t->next = *at;
+    *at = t;
+    return STATUS_OK;
 }
 
 enum status scheme_ignore(struct quant_scheme *s, const char *file, const char *text,
     enum pattern_kind kind)
 {
-    return append(&s->last_ignored, file, text, kind, NULL);
+    enum status status;
+    struct target *t = target_new(file, text, kind, NULL, &status);
+
+    if (t == NULL)
+        return status;
+    t->next = s->ignored;
+    s->ignored = t;
+    return STATUS_OK;
 }
 
 enum status scheme_ignore_list(struct quant_scheme *s, const char *file, const json_t *config,
@@ -385,9 +395,10 @@ static const struct quant_rule *find_rule(const struct quant_scheme *s, const ch
     for (const struct target *t = s->ignored; t != NULL; t = t->next)
         if (pattern_matches_name(t->pattern, module) || pattern_matches_class(t->pattern, module))
             return NULL;
-    for (const struct target *t = s->targets; t != NULL; t = t->next)
-        if (pattern_matches_name(t->pattern, module))
-            return t->rule;
+    for (int regex = 0; regex < 2; regex++)
+        for (const struct target *t = s->targets; t != NULL; t = t->next)
+            if (pattern_is_regex(t->pattern) == regex && pattern_matches_name(t->pattern, module))
+                return t->rule;
     for (const struct target *t = s->targets; t != NULL; t = t->next)
         if (pattern_matches_class(t->pattern, module))
             return t->rule;
@@ -430,20 +441,6 @@ const struct quant_method *quant_method_of(const struct weight_loader *l, const 
     const struct quant_rule *rule = quant_rule_of(l, module);
 
     return rule != NULL ? rule->method : &quant_none;
-}
-
-uint32_t quant_row_unit(const struct weight_loader *l, const char *module)
-{
-    (void)l;
-    (void)module;
-    return 1;
-}
-
-uint32_t quant_col_unit(const struct weight_loader *l, const char *module)
-{
-    (void)l;
-    (void)module;
-    return 1;
 }
 
 uint32_t quant_col_group(const struct weight_loader *l, const char *module)

@@ -30,8 +30,10 @@ struct quant_activation act_fixed(enum activation kind);
  * there is no memory. */
 const struct quant_rule *scheme_rule(struct quant_scheme *s, const struct quant_rule *rule);
 
-/* Modules that the text names get `rule`; NULL: they are plain. What comes first wins, names
- * before classes; what scheme_ignore() names is plain before all. */
+/* Modules that the text names get `rule`; NULL: they are plain. A name wins over expressions, and
+ * these over classes. Among PATTERN_NAMEs of one sort that is the least text and the last of equal
+ * ones, as compressed-tensors has it; else the first. What scheme_ignore() names is plain before
+ * all. */
 enum status scheme_target(struct quant_scheme *s, const char *file, const char *text,
     enum pattern_kind kind, const struct quant_rule *rule);
 enum status scheme_ignore(struct quant_scheme *s, const char *file, const char *text,

@@ -75,20 +75,22 @@ static enum status form_parts(const struct weight_loader *l, const struct weight
     return STATUS_OK;
 }
 
-bool stored_mergeable(const struct weight_loader *l, const struct weight_slice *slice)
+enum status stored_mergeable(const struct weight_loader *l, const struct weight_slice *slice,
+    bool *merges)
 {
     struct quant_form forms[WEIGHT_PARTS_MAX];
     const struct quant_method *method = quant_method_of(l, slice->parts[0].module);
+    enum status s;
 
+    *merges = false;
     for (int i = 1; i < slice->n_parts; i++)
         if (quant_method_of(l, slice->parts[i].module) != method)
-            return false;
-    if (form_parts(l, slice, forms) != STATUS_OK)
-        return false;
-    for (int i = 1; i < slice->n_parts; i++)
-        if (!same_form(l, slice, forms, i))
-            return false;
-    return true;
+            return STATUS_OK;
+    s = form_parts(l, slice, forms);
+    *merges = s == STATUS_OK;
+    for (int i = 1; *merges && i < slice->n_parts; i++)
+        *merges = same_form(l, slice, forms, i);
+    return s;
 }
 
 /* Measuring ------------------------------------------------------------------------------------ */

@@ -82,9 +82,9 @@ struct quant_layout {
 /* scheme.c: what the loader's scheme says of a module; NULL: it is plain. */
 const struct quant_rule *quant_rule_of(const struct weight_loader *l, const char *module);
 
-/* stored.c: the functions of every method with a layout. mergeable() is false for tensors that
- * measure() refuses, too. */
-bool stored_mergeable(const struct weight_loader *l, const struct weight_slice *slice);
+/* stored.c: the functions of every method with a layout. */
+enum status stored_mergeable(const struct weight_loader *l, const struct weight_slice *slice,
+    bool *merges);
 enum status stored_measure(const struct weight_loader *l, const struct weight_slice *slice,
     struct weight_plan *plan);
 enum status stored_load(struct weight_loader *l, const struct weight_slice *slice,

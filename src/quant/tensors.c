@@ -240,11 +240,19 @@ void zeros_fill_plain(const struct quant_form *form, const struct quant_block *b
             b->zero[g * b->stride + r] = plain;
 }
 
-/* One piece of the index: does it say more than input / group? */
+/* One piece of the index: does it say more than input / group? All -1 is compressed-tensors' way
+ * to say that it is not used: *unset counts them, and says so once another number was there. */
 static enum status check_groups(const char *name, const int32_t *groups, uint32_t first,
-    uint32_t n, struct quant_form *form)
+    uint32_t n, struct quant_form *form, uint32_t *unset)
 {
     for (uint32_t i = 0; i < n; i++) {
+        if (groups[i] == -1 && *unset == first + i) {
+            *unset += 1;
+            continue;
+        }
+        if (*unset > 0)
+            return log_fail(STATUS_INVALID, "tensor %s puts input 0 into group -1 and input %u "
+                "into %d: the checkpoint is damaged", name, first + i, groups[i]);
         if (groups[i] < 0 || (uint32_t)groups[i] >= form->groups)
             return log_fail(STATUS_INVALID, "tensor %s puts input %u into group %d, there are %u: "
                 "the checkpoint is damaged", name, first + i, groups[i], form->groups);
@@ -259,6 +267,7 @@ enum status index_check(const struct weight_loader *l, const struct weight_part 
     char name[QUANT_NAME_BYTES];
     int32_t groups[INDEX_CHUNK];
     enum file_dtype stored;
+    uint32_t unset = 0;
     enum status s = source_check_stored(l->source, tensor_name(name, part->module, what),
         FILE_TYPE(FILE_I32), part->all_cols, 0, &stored);
 
@@ -267,10 +276,8 @@ enum status index_check(const struct weight_loader *l, const struct weight_part 
         uint32_t n = part->all_cols - k < INDEX_CHUNK ? part->all_cols - k : INDEX_CHUNK;
 
         s = source_read_raw(l->source, name, k, n, 0, 0, groups);
-        if (s == STATUS_OK && k == 0 && groups[0] == -1)
-            return STATUS_OK; /* compressed-tensors' way to say: not used */
         if (s == STATUS_OK)
-            s = check_groups(name, groups, k, n, form);
+            s = check_groups(name, groups, k, n, form, &unset);
     }
     return s;
 }

@@ -53,7 +53,8 @@ static inline size_t bench_reduce_bytes(int size)
 }
 
 /* Measures a group of `ranks` ranks (2 to COMM_MAX_RANKS), one thread each. `effort`: rounds, 1 to
- * BENCH_MOST_EFFORT, in which each way has a batch, at each size. IO, NOMEM, TIMEOUT, INVALID (QUERN_COLL). */
+ * BENCH_MOST_EFFORT, in which each way has a batch, at each size. IO, NOMEM, TIMEOUT, INVALID
+ * (QUERN_COLL). */
 enum status bench_group_measure(int ranks, int effort, struct bench_group *out);
 
 #endif

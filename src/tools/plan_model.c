@@ -1,7 +1,7 @@
 /* plan_model.c - the first half of a worker's opening, once for each rank.
  *
- * Limits come from the function that workers use (setup_limits()), over a
- * group's control page that nobody shares. Without --memory it is told that
+ * Limits come from the function that rank 0 uses (setup_limits()), over a
+ * group's control page that nobody shares, and hold for all. Without --memory it is told that
  * there is plenty: a plan for a machine that this one is not must be printed,
  * and trying whether the memory is there would take it from others. */
 #include "tools/plan_model.h"
@@ -79,32 +79,45 @@ static enum status build_rank(struct plan_model *m, int rank)
         return s;
     r->built = true;
     r->comm = (struct comm){.rank = rank, .size = m->size};
-    r->model.program.comm = &r->comm;
+    r->model.program.groups.group[GROUP_TP] = &r->comm;
     return STATUS_OK;
 }
 
-/* What the rank's worker would choose and take, and whether its program is sound. */
-static enum status measure_rank(struct plan_model *m, int rank, struct group *group)
+/* What rank 0's worker would choose for all. */
+static enum status choose_limits(struct plan_model *m, struct agreement *a)
 {
-    struct plan_rank *r = &m->ranks[rank];
-    struct program_shape *shape = &r->model.program.shape;
-    struct agreement a = {.threads = (uint32_t)m->threads};
+    struct group group = {.control = calloc(1, sizeof(*group.control))};
     struct worker w = {
-        .group = group,
-        .rank = rank,
+        .group = &group,
         .size = m->size,
         .threads = m->threads,
         .config = m->config,
         .backend = m->backend,
         .device = m->device,
-        .model = r->model,
+        .model = m->ranks[0].model,
     };
-    size_t bytes[2];
-    enum status s = setup_limits(&w, &a);
+    enum status s;
 
-    if (s != STATUS_OK)
-        return s;
-    shape->limits = a.limits;
+    if (group.control == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for a group's control page");
+    group.control->config = m->options;
+    if (m->options.memory == 0)
+        group.control->config.memory = plenty;
+    a->threads = (uint32_t)m->threads;
+    s = setup_limits(&w, a);
+    free(group.control);
+    return s;
+}
+
+/* What the rank's worker would take, and whether its program is sound. */
+static enum status measure_rank(struct plan_model *m, int rank, const struct agreement *a)
+{
+    struct plan_rank *r = &m->ranks[rank];
+    struct program_shape *shape = &r->model.program.shape;
+    size_t bytes[2];
+    enum status s;
+
+    shape->limits = a->limits;
     s = builder_finish(&r->model.builder);
     if (s != STATUS_OK)
         return s;
@@ -112,29 +125,23 @@ static enum status measure_rank(struct plan_model *m, int rank, struct group *gr
     r->bytes = (struct rank_bytes){
         .weights = r->model.builder.weight_bytes,
         .activations = bytes[0],
-        .workspace = m->size > 1 ? a.region_bytes : 0,
-        .kv_per_token = program_block_bytes(shape) / a.limits.block_size * shape->layers,
-        .kv = (uint64_t)a.limits.n_blocks * program_block_bytes(shape) * shape->layers,
+        .workspace = m->size > 1 ? a->region_bytes : 0,
+        .kv_per_token = program_block_bytes(shape) / a->limits.block_size * shape->layers,
+        .kv = (uint64_t)a->limits.n_blocks * program_block_bytes(shape) * shape->layers,
     };
-    m->max_seqs = a.limits.max_slots;
-    m->max_model_len = a.max_model_len;
-    m->max_batched_tokens = a.limits.max_tokens;
     return STATUS_OK;
 }
 
 static enum status measure_ranks(struct plan_model *m)
 {
-    struct group group = {.control = calloc(1, sizeof(*group.control))};
-    enum status s = STATUS_OK;
+    struct agreement a = {0};
+    enum status s = choose_limits(m, &a);
 
-    if (group.control == NULL)
-        return log_fail(STATUS_NOMEM, "no memory for a group's control page");
-    group.control->config = m->options;
-    if (m->options.memory == 0)
-        group.control->config.memory = plenty;
+    m->max_seqs = a.limits.max_slots;
+    m->max_model_len = a.max_model_len;
+    m->max_batched_tokens = a.limits.max_tokens;
     for (int rank = 0; s == STATUS_OK && rank < m->size; rank++)
-        s = measure_rank(m, rank, &group);
-    free(group.control);
+        s = measure_rank(m, rank, &a);
     return s;
 }
 

@@ -35,7 +35,7 @@ static enum place product_place(const struct walk *w, const struct weight *weigh
     if (p->slice.cols != p->parts[0].all_cols)
         return PLACE_PARTIAL;
     for (int i = 0; i < p->slice.n_parts; i++)
-        if (p->parts[i].rows != p->parts[i].all_rows)
+        if (p->parts[i].rows != p->parts[i].as_rows)
             return PLACE_SHARD;
     return PLACE_REPLICATE;
 }

@@ -1,5 +1,8 @@
 /* plan_rows.c - tensors: the ranks' lists of weights, side by side.
  *
+ * Each goes by the name that the plan has for its module, also where the checkpoint keeps several
+ * modules in one tensor.
+ *
  * All ranks name the same weights in the same order, since they run the same
  * code; only the ranges differ. A weight may stack several tensors: each gets
  * its row, with its share of the bytes that the whole takes. */
@@ -61,16 +64,18 @@ static void fill_row(struct tensor_row *t, const struct plan_model *m,
     char *dot;
     char module[MODULE_BYTES];
 
-    snprintf(t->name, sizeof(t->name), "%s%s", p->modules[i], endings[kind]);
-    snprintf(module, sizeof(module), "%s", p->modules[i]);
+    snprintf(t->name, sizeof(t->name), "%s%s", p->as[i], endings[kind]);
+    snprintf(module, sizeof(module), "%s", p->as[i]);
     if (kind == TENSOR_VECTOR && (dot = strrchr(module, '.')) != NULL)
         *dot = '\0';
     t->section = layer_of(t->name, &t->tail);
-    t->strategy = p->strategy;
+    /* several parts are linear layers, which may have got there by rules of their own */
+    t->strategy = p->slice.n_parts == 1 ? p->strategy
+                                        : tp_plan_strategy(m->plan, module, KIND_LINEAR);
     t->line = tp_plan_line(m->plan, module);
     t->method = kind == TENSOR_MATRIX ? p->method->name : "none";
     t->format = kind == TENSOR_MATRIX ? formats[p->weight.format] : formats[WEIGHT_F32];
-    t->rows = p->parts[i].all_rows;
+    t->rows = p->parts[i].as_rows;
     t->cols = kind == TENSOR_MATRIX ? p->parts[i].all_cols : 0;
     t->cut = -1;
 }
@@ -81,7 +86,7 @@ static void fill_part(struct tensor_row *t, int rank, const struct planned_weigh
     const struct weight_part *w = &p->parts[i];
     struct tensor_part *part = &t->parts[rank];
 
-    *part = (struct tensor_part){.row = w->row, .rows = w->rows};
+    *part = (struct tensor_part){.row = w->row - w->as_row, .rows = w->rows};
     if (kind == TENSOR_MATRIX) {
         part->col = p->slice.col;
         part->cols = p->slice.cols;

@@ -23,7 +23,7 @@ struct tensor_row {
     char name[192];             /* "model.layers.0.self_attn.q_proj.weight" */
     const char *tail;           /* of the name: behind "model.layers.0." */
     int section;
-    const struct strategy *strategy;
+    const struct strategy *strategy; /* its own, also in a product of several */
     int line;                   /* of the plan's file that chose it; 0: none */
     const char *method;         /* how it is quantised: "none", ... */
     const char *format;         /* as it lies in memory: "bf16", "f32", "int4", ... */

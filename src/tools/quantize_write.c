@@ -90,8 +90,12 @@ static uint32_t words_of(const struct quant_rule *rule, uint32_t k)
 
 static enum status add_copy(struct quantize_job *job, const struct tensor_view *view)
 {
-    struct item *item = add_item(job, view->name, ITEM_COPY, view->dtype);
+    struct item *item;
 
+    if (file_dtype_bits(view->dtype) % 8 != 0)
+        return log_fail(STATUS_INVALID, "%s: tensor %s is stored as %s: no plain checkpoint has "
+            "elements of less than a byte", job->dir, view->name, file_dtype_name(view->dtype));
+    item = add_item(job, view->name, ITEM_COPY, view->dtype);
     if (item == NULL)
         return STATUS_NOMEM;
     item->ndim = view->ndim;
@@ -129,8 +133,12 @@ static enum status add_module(struct quantize_job *job, const char *module, cons
     uint64_t rows = rule->strategy == STRATEGY_BLOCK ? (n + rule->block_rows - 1) / rule->block_rows
                                                      : n;
     enum file_dtype code = rule->floating ? FILE_F8_E4M3 : FILE_I8;
-    enum status s = rule->method->layout->form(&job->loader, &part, rule, &form);
+    enum status s;
 
+    if (n == 0 || k == 0)
+        return log_fail(STATUS_INVALID, "%s: tensor %s has no elements: the checkpoint is damaged",
+            job->dir, view->name);
+    s = rule->method->layout->form(&job->loader, &part, rule, &form);
     if (s == STATUS_OK && rule->strategy == STRATEGY_GROUP && k % rule->group != 0)
         s = log_fail(STATUS_INVALID, "%s has %llu inputs, which --group %u does not divide: give "
             "another", from, (unsigned long long)k, rule->group);
@@ -156,7 +164,8 @@ static enum status add_module(struct quantize_job *job, const char *module, cons
 static bool is_linear(const struct tensor_view *view, char module[QUANT_NAME_BYTES])
 {
     static const char *const tails[] = {".q_proj.weight", ".k_proj.weight", ".v_proj.weight",
-        ".o_proj.weight", ".gate_proj.weight", ".up_proj.weight", ".down_proj.weight"};
+        ".o_proj.weight", ".gate_proj.weight", ".up_proj.weight", ".down_proj.weight",
+        ".qkv_proj.weight", ".gate_up_proj.weight"}; /* the last two: merged, as some write them */
     size_t n = strlen(view->name);
 
     if (strncmp(view->name, "model.layers.", 13) != 0 || view->ndim != 2)

@@ -56,14 +56,22 @@ static struct mesh_shape mesh_shape(const struct worker *w)
     return (struct mesh_shape){.tp = w->size, .dp = 1, .ep = 1};
 }
 
-/* At least the widest row that any rank has of a sharded buffer; the same number on all. */
-static size_t widest_row(const struct worker *w, size_t vocab_rows)
+/* The widest row that any rank has of a buffer whose columns are gathered; the same number on
+ * all. 0: none is. */
+static size_t widest_row(const struct program *p, int size)
 {
-    const struct model_config *c = &w->config;
-    size_t qkv = (size_t)(c->heads + 2 * c->kv_heads) * (size_t)c->head_dim;
-    size_t mlp = 2 * (size_t)c->intermediate, wide = qkv > mlp ? qkv : mlp;
+    size_t widest = 0;
 
-    return vocab_rows > wide ? vocab_rows : wide;
+    for (int i = 0; i < p->n_ops; i++)
+        for (int r = 0; p->ops[i].kind == OP_GATHER_COLS && r < size; r++) {
+            const struct column_map *map = p->ops[i].map;
+            size_t row = 0;
+
+            for (int part = 0; part < map->n_parts; part++)
+                row += map->parts[part].count[r];
+            widest = row > widest ? row : widest;
+        }
+    return widest;
 }
 
 /* The comms' sizes: the same function of the agreement on every rank. */
@@ -80,7 +88,7 @@ static void comm_options(struct worker *w, const struct agreement *a, struct col
         .threads = (int)a->threads,
         .reduce_floats = (size_t)a->limits.max_tokens * (size_t)w->config.hidden,
         .gather_bytes = logits > SAMPLE_BYTES ? logits : SAMPLE_BYTES,
-        .row_floats = widest_row(w, rows),
+        .row_floats = widest_row(&w->model.program, w->size),
         .norm_cols = (size_t)w->config.hidden,
         .deadline_ns = collective_deadline_ns,
     };
@@ -101,13 +109,20 @@ static enum status refuse(const struct worker *w, uint64_t need, uint64_t kv, ui
         limited ? "are allowed" : "are there", limited ? ", or a larger --memory" : "");
 }
 
+/* One block of all layers on the rank that has most KV heads: blocks are as many on every rank. */
+static uint64_t block_bytes(const struct worker *w)
+{
+    const struct program_shape *shape = &w->model.program.shape;
+
+    return program_block_bytes(shape) / shape->kv_heads * w->model.builder.kv_heads_most *
+           shape->layers;
+}
+
 /* Blocks for as many whole contexts as `budget` holds, at most one for each slot. */
 static void size_cache(struct worker *w, struct agreement *a, uint64_t budget)
 {
-    const struct program_shape *shape = &w->model.program.shape;
-    uint64_t block = program_block_bytes(shape) * shape->layers;
     uint64_t most = (uint64_t)a->limits.max_slots * a->limits.max_blocks_per_slot;
-    uint64_t blocks = budget / block;
+    uint64_t blocks = budget / block_bytes(w);
 
     a->limits.n_blocks = (uint32_t)(blocks < most ? blocks : most);
 }
@@ -136,14 +151,13 @@ static enum status fit_memory(struct worker *w, struct agreement *a)
     shape->limits = a->limits;
     shape->limits.n_blocks = 1;
     fixed = fixed_bytes(w, a);
-    context = (uint64_t)a->limits.max_blocks_per_slot * program_block_bytes(shape) * shape->layers;
+    context = a->limits.max_blocks_per_slot * block_bytes(w);
     /* A default context may shrink, down to a sixteenth; one that was asked for may not. */
     while (c->max_model_len == 0 && a->max_model_len > 1024 && fixed + 2 * context > there &&
            a->max_model_len > (uint32_t)w->config.max_position / 16) {
         a->max_model_len /= 2;
         a->limits.max_blocks_per_slot = divide_up(a->max_model_len, a->limits.block_size);
-        context = (uint64_t)a->limits.max_blocks_per_slot * program_block_bytes(shape) *
-                  shape->layers;
+        context = a->limits.max_blocks_per_slot * block_bytes(w);
     }
     need = fixed + context;
     if (need > there) {
@@ -254,10 +268,7 @@ static enum status open_comm(struct worker *w, const struct agreement *a)
     comm_options(w, a, &o);
     o.sum_ranks = kernels.sum_ranks;
     o.add_norm = kernels.add_norm;
-    s = mesh_open(mesh_shape(w), w->rank, &o, CHOICE_BUDGET_NS, &w->mesh);
-    if (s == STATUS_OK)
-        w->comm = w->mesh.comms.group[GROUP_TP];
-    return s;
+    return mesh_open(mesh_shape(w), w->rank, &o, CHOICE_BUDGET_NS, &w->mesh);
 }
 
 /* Meets the other ranks; on return *a is rank 0's. */
@@ -280,8 +291,8 @@ static enum status meet(struct worker *w, struct agreement *a)
             w->rank, bytes, sizeof(*a));
     *a = *leader;
     if (a->config_hash != mine)
-        return log_fail(STATUS_INVALID, "rank %d read another config.json or plan than rank 0: did "
-            "a file change?", w->rank);
+        return log_fail(STATUS_INVALID, "rank %d read another config.json or plan than rank 0, or "
+            "a plugin's strategy cuts otherwise there: did a file change?", w->rank);
     return STATUS_OK;
 }
 

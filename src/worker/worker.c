@@ -13,6 +13,7 @@
 
 #include "base/cores.h"
 #include "ipc/spin.h"
+#include "layers/placement.h"
 #include "parallel/plugin.h"
 #include "quern/log.h"
 
@@ -114,7 +115,7 @@ static enum status load_model(struct worker *w)
 
     atomic_store_explicit(&w->member->total, w->model.builder.weight_bytes, memory_order_relaxed);
     member_stage(w->group, w->member, STAGE_LOADING);
-    s = qwen3_load(&w->model, &w->limits, w->comm);
+    s = qwen3_load(&w->model, &w->limits, &w->mesh.comms);
     if (s == STATUS_OK)
         s = w->backend->program_load(w->device, &w->model.program, &w->executable);
     return s;
@@ -145,13 +146,15 @@ static void tell_facts(struct worker *w)
     };
 }
 
-/* What must be the same on every rank of a program: each read config and plan by itself. */
-static uint64_t program_hash(const struct program *p)
+/* What must be the same on every rank of a model: each read config and plan, and asked the plan's
+ * strategies, by itself. */
+static uint64_t model_hash(const struct qwen3 *m)
 {
+    const struct program *p = &m->program;
     const struct program_shape *s = &p->shape;
     const uint32_t shape[] = {s->hidden, s->layers, s->head_dim, s->vocab, (uint32_t)s->kv_dtype,
         (uint32_t)s->compute};
-    uint64_t hash = XXH3_64bits(shape, sizeof(shape));
+    uint64_t hash = XXH3_64bits_withSeed(shape, sizeof(shape), place_hash(&m->builder));
 
     for (int i = 0; i < p->n_ops; i++) {
         const struct op *op = &p->ops[i];
@@ -177,7 +180,7 @@ enum status worker_open(struct group *group, int rank, struct worker *w)
         s = open_device(w);
     if (s == STATUS_OK)
         s = plan_model(w);
-    a.config_hash = program_hash(&w->model.program);
+    a.config_hash = model_hash(&w->model);
     a.threads = (uint32_t)w->threads;
     if (s == STATUS_OK && rank == 0)
         s = setup_limits(w, &a);

@@ -37,7 +37,6 @@ struct worker {
     struct symheap heap;
     struct fanout plans;
     struct mesh mesh;
-    struct comm *comm; /* the mesh's tp group; NULL: alone */
     struct qwen3 model;
     struct executable *executable;
     uint64_t submitted, finished; /* steps: numbers below these */

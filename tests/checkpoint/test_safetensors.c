@@ -229,6 +229,9 @@ static void missing_and_special_files_are_refused(void **state)
     assert_non_null(strstr(log_last_error(), "/nonexistent/a.safetensors: No such file"));
     assert_int_equal(safetensors_open(temp.path, &st), STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "not a regular file"));
+    assert_int_equal(mkfifo(temp_dir_file(&temp, "pipe"), 0600), 0);
+    assert_int_equal(safetensors_open(temp_dir_file(&temp, "pipe"), &st), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "pipe: not a regular file"));
     assert_null(st);
 }
 

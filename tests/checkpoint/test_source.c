@@ -148,12 +148,38 @@ static void what_was_read_does_not_stay_in_memory(void **state)
     temp_dir_remove(&dir);
 }
 
+/* The whole tables, which no rank of several holds. */
+static void comparing_the_heads_does_not_keep_them_in_memory(void **state)
+{
+    struct tensor_view views[] = {
+        {.name = "lm_head.weight", .dtype = FILE_BF16, .ndim = 2, .shape = {251 * 64, 1024}},
+        {.name = "model.embed_tokens.weight", .dtype = FILE_BF16, .ndim = 2,
+         .shape = {251 * 64, 1024}}};
+    const struct model_config cfg = {.tied = true};
+    enum head_kind kind = HEAD_UNTIED;
+    struct weight_source *src;
+    struct temp_dir dir;
+    long before;
+
+    (void)state;
+    temp_dir_make(&dir);
+    write_file(&dir, views, 2); /* 31 MiB each, and equal: bytes repeat after 251 * 64 */
+    src = open_file(&dir);
+    before = file_pages();
+    assert_int_equal(source_head(src, &cfg, &kind), STATUS_OK);
+    assert_int_equal(kind, HEAD_TIED);
+    assert_true(file_pages() - before < RSS_MOST);
+    source_close(src);
+    temp_dir_remove(&dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(raw_slices_are_the_bytes_of_the_file),
         cmocka_unit_test(stored_types_are_checked_by_name),
         cmocka_unit_test(what_was_read_does_not_stay_in_memory),
+        cmocka_unit_test(comparing_the_heads_does_not_keep_them_in_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

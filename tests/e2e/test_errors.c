@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -217,6 +218,28 @@ static int remove_dir(void **state)
     return rmdir(dir); /* fails when a command left something there */
 }
 
+/* A model whose codes are not where its configuration says. */
+static void a_tensor_that_is_missing_is_named_once(void **state)
+{
+    char config[8192] = "", path[4096], real[PATH_MAX], link[512], *method;
+    FILE *f = fopen(test_file(path, "golden/quant/w8a8_int8/config.json"), "r");
+
+    (void)state;
+    assert_non_null(f);
+    assert_true(fread(config, 1, sizeof(config) - 1, f) > 0);
+    fclose(f);
+    method = strstr(config, "\"w8a8_int8\"");
+    assert_non_null(method);
+    memcpy(method, "\"awq\"      ", 11);
+    write_text("config.json", config);
+    snprintf(link, sizeof(link), "%s/model.safetensors", dir);
+    assert_non_null(realpath(test_file(path, "golden/quant/w8a8_int8/model.safetensors"), real));
+    assert_int_equal(symlink(real, link), 0);
+    REFUSES(1, "q_proj.scales is missing", "plan", "-m", dir);
+    REFUSES(1, "q_proj.scales is missing", "logits", "-m", dir, "--ids", "1", "-o", "/dev/null");
+    unlink(link);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -229,6 +252,7 @@ int main(void)
         cmocka_unit_test(no_file_is_left_half_written),
         cmocka_unit_test(forced_rows_that_are_not_there_are_errors),
         cmocka_unit_test(help_and_version_work_for_all_commands),
+        cmocka_unit_test(a_tensor_that_is_missing_is_named_once),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

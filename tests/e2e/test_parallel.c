@@ -72,6 +72,12 @@ static void stories_hold_with_gathered_heads_and_split_inputs(void **state)
     tell_plan("e2e/plans/gathered.json");
 }
 
+static void stories_hold_with_fused_modules_named(void **state)
+{
+    (void)state;
+    tell_plan("e2e/plans/fused.json");
+}
+
 static void stories_hold_where_most_is_replicated(void **state)
 {
     (void)state;
@@ -96,6 +102,23 @@ static void stories_hold_with_every_algorithm(void **state)
         assert_string_equal(c.out, stories[0].greedy);
         child_free(&c);
     }
+}
+
+/* Whole rows of logits are summed there, wider than the buffers of the group: in pieces. */
+static void a_head_that_sums_its_logits_has_room_for_them(void **state)
+{
+    char path[4096];
+    const char *words[] = {"run", "--greedy", "-n", "64", "--compute", "f32", "--kv-dtype", "f32",
+        "--print-ids", "--tp", "2", "--threads", "2", "--max-seqs", "1", "--max-batched-tokens",
+        "16", "--tp-plan", test_file(path, "e2e/plans/gathered.json"), stories[0].text, NULL};
+    struct command c;
+
+    (void)state;
+    if (child_run(&c, NULL, words) != 0)
+        fail_msg("status %d: %s", c.status, c.err);
+    c.out[strcspn(c.out, "\n")] = '\0';
+    assert_string_equal(c.out, stories[0].greedy);
+    child_free(&c);
 }
 
 static char plan_path[256];
@@ -131,6 +154,17 @@ static void plans_that_cannot_be_are_refused_by_line(void **state)
     refuses("{\n\"layers.*.mlp.down_proj\": \"rowwise\"\n}", "line 2");
     /* two halves of one product */
     refuses("{\n\"layers.*.mlp.gate_proj\": \"colwise\"\n}", "line 2");
+    /* heads, and halves of gate_up, cut by inputs */
+    refuses("{\n\"layers.*.self_attn.q_proj\": \"rowwise_split_input\",\n\"layers.*.self_attn.k_proj"
+            "\": \"rowwise_split_input\",\n\"layers.*.self_attn.v_proj\": \"rowwise_split_input\"\n}",
+        "q_proj (line 2 of ");
+    refuses("{\n\"layers.*.mlp.*_proj\": \"rowwise_split_input\"\n}", "gate_proj (line 2 of ");
+    /* layers that attend otherwise */
+    refuses("{\n\"layers.*.self_attn.*_proj\": \"colwise\",\n\"layers.*.self_attn.o_proj\": "
+            "\"rowwise\",\n\"layers.3.self_attn.*_proj\": \"replicate\"\n}",
+        "q_proj (line 4 of ");
+    /* the head's neighbour is the last norm */
+    refuses("{\n\"lm_head\": \"rowwise\"\n}", "but model.norm leaves it whole");
     refuses("{\n\"layers.*.mlp.experts\": \"moe_tp_experts\"\n}", ":2: ");
 }
 
@@ -140,8 +174,10 @@ int main(void)
         cmocka_unit_test(stories_hold_at_tp_3),
         cmocka_unit_test(stories_hold_under_sequence_parallel),
         cmocka_unit_test(stories_hold_with_gathered_heads_and_split_inputs),
+        cmocka_unit_test(stories_hold_with_fused_modules_named),
         cmocka_unit_test(stories_hold_where_most_is_replicated),
         cmocka_unit_test(stories_hold_with_every_algorithm),
+        cmocka_unit_test(a_head_that_sums_its_logits_has_room_for_them),
         cmocka_unit_test(plans_that_cannot_be_are_refused_by_line),
     };
 

@@ -138,6 +138,36 @@ static void slices_cover_every_tensor_and_add_up(void **state)
     }
 }
 
+/* Three ranks share two KV heads, and rank 1 has both: its cache is twice the others'. */
+static void memory_holds_where_rank_0_has_not_most(void **state)
+{
+    static const char like[] = "{\"architectures\": [\"Qwen3ForCausalLM\"], \"hidden_size\": 64, "
+        "\"intermediate_size\": 64, \"num_hidden_layers\": 8, \"num_attention_heads\": 10, "
+        "\"num_key_value_heads\": 2, \"head_dim\": 128, \"vocab_size\": 400, "
+        "\"max_position_embeddings\": 32768, \"tie_word_embeddings\": true, "
+        "\"rms_norm_eps\": 1e-6, \"rope_theta\": 1000000.0, \"hidden_act\": \"silu\"}";
+    char model[4096];
+    json_t *plan, *rank;
+    int64_t all = 0;
+    size_t i;
+
+    (void)state;
+    snprintf(model, sizeof(model), "synth:%s",
+        temp_dir_write(&dir, "kv.json", like, sizeof(like) - 1));
+    plan = PLAN("-m", model, "--tp", "3", "--memory", "600M");
+    json_array_foreach(json_object_get(plan, "ranks"), i, rank) {
+        assert_int_equal(integer(rank, "kv_heads"), i == 1 ? 2 : 1);
+        /* blocks are as many on each rank */
+        assert_int_equal(integer(rank, "kv_cache") / integer(rank, "kv_per_token"),
+            integer(json_array_get(json_object_get(plan, "ranks"), 0), "kv_cache") /
+                integer(json_array_get(json_object_get(plan, "ranks"), 0), "kv_per_token"));
+        all += integer(rank, "weights") + integer(rank, "activations") +
+               integer(rank, "workspace") + integer(rank, "kv_cache");
+    }
+    assert_true(all <= INT64_C(600) << 20);
+    json_decref(plan);
+}
+
 static void is(const json_t *plan, const char *name, const char *strategy, const char *placement)
 {
     const json_t *tensor = tensor_of(plan, name);
@@ -295,6 +325,23 @@ static void a_plugins_strategy_tells_the_same_story(void **state)
     child_free(&c);
 }
 
+/* gate and up are one product: what is printed of each is still what its own line says. */
+static void modules_of_a_product_are_told_by_their_own_lines(void **state)
+{
+    static const char text[] = "{\n"
+                               "  \"layers.*.mlp.gate_proj\": \"colwise\",\n"
+                               "  \"layers.*.mlp.up_proj\": \"packed_colwise\",\n"
+                               "  \"layers.*.mlp.down_proj\": \"packed_rowwise\"\n"
+                               "}\n";
+    char path[1024];
+    json_t *plan = PLAN("--tp", "2", "--tp-plan", write_plan(path, text));
+
+    (void)state;
+    is(plan, "model.layers.0.mlp.gate_proj.weight", "colwise", "shard(0)");
+    is(plan, "model.layers.0.mlp.up_proj.weight", "packed_colwise", "shard(0)");
+    json_decref(plan);
+}
+
 static void refuses(const char *plan, const char *line, const char *const words[])
 {
     char path[1024];
@@ -312,7 +359,7 @@ static void refuses(const char *plan, const char *line, const char *const words[
 
 static void plans_that_cannot_be_are_told_where(void **state)
 {
-    char path[1024];
+    char path[1024], module[4096];
 
     (void)state;
     snprintf(path, sizeof(path), "%s", temp_dir_file(&dir, "plan.json"));
@@ -328,6 +375,12 @@ static void plans_that_cannot_be_are_told_where(void **state)
         "plan.json", "plan", "--tp", "2");
     REFUSES("{}", "--plugin /nowhere.so: No such file or directory", "plan", "--plugin",
         "/nowhere.so");
+    /* two cuts of one product */
+    REFUSES("{ \"layers.*.mlp.gate_proj\": \"light_colwise\",\n"
+            "\"layers.*.mlp.up_proj\": \"colwise\",\n"
+            "\"layers.*.mlp.down_proj\": \"rowwise\" }",
+        "up_proj (line 2 of plan.json) is colwise: they belong to one product", "plan", "--tp", "2",
+        "--plugin", plugin(module));
     unlink(path);
     refuses("{}", "--tp-plan /nowhere.json: No such file or directory",
         (const char *const[]){"plan", "--tp-plan", "/nowhere.json", NULL});
@@ -337,6 +390,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(slices_cover_every_tensor_and_add_up),
+        cmocka_unit_test(memory_holds_where_rank_0_has_not_most),
         cmocka_unit_test(auto_is_qwen3s_own_plan),
         cmocka_unit_test(communication_is_what_the_sums_take),
         cmocka_unit_test(a_program_begins_and_samples),
@@ -344,6 +398,7 @@ int main(void)
         cmocka_unit_test(large_models_are_planned_without_their_weights),
         cmocka_unit_test(a_plugins_strategy_cuts_as_it_says),
         cmocka_unit_test(a_plugins_strategy_tells_the_same_story),
+        cmocka_unit_test(modules_of_a_product_are_told_by_their_own_lines),
         cmocka_unit_test(plans_that_cannot_be_are_told_where),
     };
 

@@ -97,7 +97,7 @@ static int second_embedding(struct mill *m)
     return y;
 }
 
-/* On own rows x += y and h = norm(x) * 0.5 + bias; then x is gathered, z = norm(x). */
+/* On own rows x += y and h = norm(x) + bias; then x is gathered, z = norm(x). */
 static void build_sequence(struct mill *m)
 {
     int y = second_embedding(m);
@@ -110,7 +110,6 @@ static void build_sequence(struct mill *m)
     }
     mill_op(m, (struct op){.kind = OP_ADD_NORM, .in = {m->x, y}, .out = h,
         .weight = mill_vector(m, ones, COLS)});
-    mill_op(m, (struct op){.kind = OP_SCALE, .in = {h, -1}, .out = h, .factor = 0.5f});
     mill_op(m, (struct op){.kind = OP_ADD_BIAS, .in = {h, -1}, .out = h,
         .weight = mill_vector(m, bias, COLS)});
     mill_in_place(m, OP_GATHER_ROWS, m->x);
@@ -125,7 +124,7 @@ static void look_sequence(const struct mill *m, uint32_t rows, struct comm_rows 
     for (uint32_t r = 0; r < MILL_TOKENS; r++)
         for (uint32_t i = 0; i < COLS; i++) {
             if (r >= own.first && r < own.first + own.count)
-                near(mill_row(m, h, r)[i], normed(r, 2, i) * 0.5 + bias[i]);
+                near(mill_row(m, h, r)[i], normed(r, 2, i) + bias[i]);
             else
                 assert_true(mill_row(m, h, r)[i] == MARKED);
             if (r >= rows)
@@ -249,7 +248,6 @@ static void build_fused(struct mill *m)
         mill_in_place(m, OP_ALL_REDUCE, m->x);
     mill_op(m, (struct op){.kind = kind, .in = {m->x, y}, .out = h,
         .weight = mill_vector(m, ones, COLS)});
-    mill_op(m, (struct op){.kind = OP_SCALE, .in = {h, -1}, .out = h, .factor = 3});
 }
 
 static void look_fused(const struct mill *m, uint32_t rows, struct comm_rows own)
@@ -258,7 +256,7 @@ static void look_fused(const struct mill *m, uint32_t rows, struct comm_rows own
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t i = 0; i < COLS; i++) {
             near(mill_row(m, 0, r)[i], 2.0 * table_row(r)[i]);
-            near(mill_row(m, 2, r)[i], 3 * normed(r, 2, i));
+            near(mill_row(m, 2, r)[i], normed(r, 2, i));
         }
 }
 

@@ -148,7 +148,7 @@ int case_merged(struct builder *b, const struct layer_sizes *z, int x)
         parts[n] = (struct linear_part){.module = names[n], .rows = z->parts[n], .unit = 1};
     out = linear_layer(b, 0, "merged", parts, n, z->hidden, &bias, x);
     if (b->status == STATUS_OK && b->buffers[out].place == PLACE_SHARD)
-        out = place_gather(b, 0, out);
+        out = place_gather(b, 0, "whole", out);
     return single(b, z, LAYER "join", z->hidden, all_parts(z), out);
 }
 

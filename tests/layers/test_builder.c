@@ -356,6 +356,23 @@ static void tied_table_is_one_weight_where_both_are_cut_alike(void **state)
         }
 }
 
+/* Some checkpoints of tied models have the table as lm_head.weight alone. */
+static void the_table_goes_by_embed_tokens_whatever_it_is_called(void **state)
+{
+    const struct layer_options o = {.untied = true,
+        .plan = plan_file("{\"embed_tokens\": \"replicate\", \"lm_head\": \"colwise\"}")};
+    struct layer_model m;
+    struct embedding own;
+
+    (void)state;
+    layer_model_begin(&m, &o, 1, 2);
+    embedding_layer(&m.b, "lm_head", VOCAB, HIDDEN, &own);
+    must_build(m.b.status);
+    assert_int_equal(own.rows.count, VOCAB);
+    assert_string_equal(own.table->name, "lm_head");
+    layer_model_end(&m);
+}
+
 /* Quantised ---------------------------------------------------------------------------------- */
 
 static void maxima_are_reduced_where_a_cut_falls_into_a_group(void **state)
@@ -461,6 +478,7 @@ int main(void)
         cmocka_unit_test(heads_cut_by_inputs_are_refused),
         cmocka_unit_test(layers_that_would_attend_unlike_are_refused),
         cmocka_unit_test(tied_table_is_one_weight_where_both_are_cut_alike),
+        cmocka_unit_test(the_table_goes_by_embed_tokens_whatever_it_is_called),
         cmocka_unit_test(maxima_are_reduced_where_a_cut_falls_into_a_group),
         cmocka_unit_test(parts_that_do_not_merge_are_products_of_their_own),
     };

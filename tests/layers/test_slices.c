@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "layers/placement.h"
 #include "quern/log.h"
+#include "tests/checkpoint/temp_dir.h"
 #include "tests/layers/layer_model.h"
 
 #define LAYER "model.layers.1."
@@ -112,6 +114,21 @@ static void check_merged(const struct layer_model *m, int rank, int size, uint32
     check_rows(m, at, LAYER "mlp.gate_up_proj.weight", half, whole);
 }
 
+/* What the plan calls the parts of gate_up_proj, and which of its rows are theirs. */
+static void check_names(const struct layer_model *m, uint32_t inner)
+{
+    const struct planned_weight *p = m->b.first;
+
+    while (p != NULL && strcmp(p->modules[0], LAYER "mlp.gate_up_proj") != 0)
+        p = p->next;
+    assert_non_null(p);
+    assert_string_equal(p->as[0], LAYER "mlp.gate_proj");
+    assert_string_equal(p->as[1], LAYER "mlp.up_proj");
+    assert_int_equal(p->parts[0].as_row, 0);
+    assert_int_equal(p->parts[1].as_row, inner);
+    assert_int_equal(p->parts[1].as_rows, inner);
+}
+
 static void merged_tensors_are_loaded_part_by_part(void **state)
 {
     const struct layer_options o = {.bias = true, .inner = 40, .merged = true};
@@ -124,6 +141,7 @@ static void merged_tensors_are_loaded_part_by_part(void **state)
             must_build(layer_model_build(&m, &o, rank, size));
             assert_int_equal(builder_load(&m.b), STATUS_OK);
             check_merged(&m, rank, size, 40);
+            check_names(&m, 40);
             layer_model_end(&m);
         }
 }
@@ -229,6 +247,40 @@ static void wrong_shape_is_an_error_that_names_both(void **state)
     layer_model_end(&m);
 }
 
+static void more_heads_than_a_rank_has_room_for_are_refused(void **state)
+{
+    const struct attention_shape shape = {.hidden = HIDDEN, .heads = 2000, .kv_heads = 2,
+        .head_dim = 2};
+    const struct layer_options o = {0};
+    const struct weight *bias;
+    struct layer_model m;
+
+    (void)state;
+    layer_model_begin(&m, &o, 0, 1);
+    attention_layer(&m.b, 0, "model.layers.0.self_attn", &shape,
+        builder_buffer(&m.b, "h", EXTENT_TOKENS, HIDDEN), &bias);
+    assert_int_equal(m.b.status, STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "2000 query heads are too many for one rank"));
+    assert_non_null(strstr(log_last_error(), "use tp 16"));
+    layer_model_end(&m);
+}
+
+static void cut_that_leaves_a_rank_nothing_names_the_module_and_the_most(void **state)
+{
+    const struct layer_options o = {.inner = 3};
+    struct layer_model m;
+
+    (void)state;
+    must_build(layer_model_build(&m, &o, 2, 3));
+    layer_model_end(&m);
+    for (int rank = 0; rank < 4; rank++) { /* all of them see it */
+        assert_int_equal(layer_model_build(&m, &o, rank, 4), STATUS_INVALID);
+        assert_non_null(strstr(log_last_error(), "model.layers.0.mlp.gate_proj has 3 to cut"));
+        assert_non_null(strstr(log_last_error(), "use at most 3"));
+        layer_model_end(&m);
+    }
+}
+
 static void too_many_buffers_are_an_error(void **state)
 {
     const struct layer_options o = {0};
@@ -242,6 +294,72 @@ static void too_many_buffers_are_an_error(void **state)
     assert_int_equal(builder_buffer(&m.b, "c", EXTENT_TOKENS, 1), -1);
     assert_int_equal(builder_finish(&m.b), STATUS_INVALID);
     layer_model_end(&m);
+}
+
+static void ranks_agree_about_their_shares(void **state)
+{
+    const struct layer_options o = {0}, other = {.inner = 64};
+    struct layer_model m;
+    uint64_t first, second;
+
+    (void)state;
+    must_build(layer_model_build(&m, &o, 0, 3));
+    first = place_hash(&m.b);
+    layer_model_end(&m);
+    for (int rank = 1; rank < 3; rank++) {
+        must_build(layer_model_build(&m, &o, rank, 3));
+        assert_true(place_hash(&m.b) == first);
+        layer_model_end(&m);
+    }
+    must_build(layer_model_build(&m, &other, 0, 3));
+    second = place_hash(&m.b);
+    layer_model_end(&m);
+    assert_true(second != first);
+}
+
+/* [0, 16), [16, 48), [48, 56): an even cut has the last one, too. */
+static int two_units_in_the_middle(uint32_t total, uint32_t unit, int rank, int size,
+    uint32_t *first, uint32_t *count)
+{
+    const uint32_t ends[] = {0, unit, 3 * unit, total};
+
+    if (size != 3)
+        return -1;
+    *first = ends[rank];
+    *count = ends[rank + 1] - ends[rank];
+    return 0;
+}
+
+static int weights_of(const struct layer_model *m, const char *module)
+{
+    int n = 0;
+
+    for (const struct planned_weight *p = m->b.first; p != NULL; p = p->next)
+        n += strcmp(p->modules[0], module) == 0;
+    return n;
+}
+
+static void ranks_share_the_table_alike(void **state)
+{
+    static const char plan[] =
+        "{\"embed_tokens\": \"two_in_the_middle\", \"lm_head\": \"colwise\"}";
+    const struct strategy row = {.name = "two_in_the_middle", .cut = CUT_ROWS, .in = IN_REPLICATE,
+        .out = OUT_PARTIAL, .applies = KIND_EMBEDDING, .slice = two_units_in_the_middle};
+    struct temp_dir folder;
+    struct layer_options o = {0};
+
+    (void)state;
+    assert_int_equal(strategy_register(&row), STATUS_OK);
+    temp_dir_make(&folder);
+    o.plan = temp_dir_write(&folder, "plan.json", plan, strlen(plan));
+    for (int rank = 0; rank < 3; rank++) {
+        struct layer_model m;
+
+        must_build(layer_model_build(&m, &o, rank, 3));
+        assert_int_equal(weights_of(&m, "model.embed_tokens"), 2);
+        layer_model_end(&m);
+    }
+    temp_dir_remove(&folder);
 }
 
 /* Plans --------------------------------------------------------------------------------- */
@@ -296,7 +414,11 @@ int main(void)
         cmocka_unit_test(built_and_never_loaded_leaves_nothing),
         cmocka_unit_test(missing_tensor_is_an_error_that_names_it),
         cmocka_unit_test(wrong_shape_is_an_error_that_names_both),
+        cmocka_unit_test(more_heads_than_a_rank_has_room_for_are_refused),
+        cmocka_unit_test(cut_that_leaves_a_rank_nothing_names_the_module_and_the_most),
         cmocka_unit_test(too_many_buffers_are_an_error),
+        cmocka_unit_test(ranks_agree_about_their_shares),
+        cmocka_unit_test(ranks_share_the_table_alike),
         cmocka_unit_test(every_plan_in_the_tree_makes_a_program),
     };
 

@@ -113,7 +113,12 @@ static bool refuses_all_that_cannot_be(struct team *t, int thread)
     struct dict_item item = {.name = "x", .dtype = DTYPE_F32, .n_dims = 1, .shape = {4},
         .data = data};
     struct dict one = {.n = 1, .items = &item}, many = {.n = DICT_MAX_ITEMS + 1, .items = &item};
-    bool good = refuses(t, &many);
+    /* together, and padded, the last 16 bytes below 2^64 */
+    struct dict_item halves[2] = {
+        {.name = "a", .dtype = DTYPE_U8, .n_dims = 1, .shape = {INT64_MAX}, .data = data},
+        {.name = "b", .dtype = DTYPE_U8, .n_dims = 1, .shape = {INT64_MAX - 15}, .data = data}};
+    struct dict two = {.n = 2, .items = halves};
+    bool good = refuses(t, &many) && refuses(t, &two);
 
     (void)thread;
     item.dtype = DTYPE_COUNT;

@@ -14,7 +14,7 @@ enum { MAX_RANKS = 16 };
 /* Consecutive, without gap or overlap, longer ones first, the same unit between. */
 static void check_cover(uint32_t total, uint32_t unit, int size)
 {
-    uint32_t at = 0, longest = 0, last = UINT32_MAX;
+    uint32_t at = 0, last = UINT32_MAX;
 
     for (int rank = 0; rank < size; rank++) {
         struct range r = shard_range(total, unit, rank, size);
@@ -25,10 +25,8 @@ static void check_cover(uint32_t total, uint32_t unit, int size)
             assert_int_equal(at % unit, 0);
         assert_true(r.count <= last);
         last = r.count;
-        longest = r.count > longest ? r.count : longest;
     }
     assert_int_equal(at, total);
-    assert_int_equal(shard_longest(total, unit, size), longest);
 }
 
 static void ranges_cover_everything_once(void **state)
@@ -49,7 +47,7 @@ static void ranges_differ_by_one_unit_at_most(void **state)
     (void)state;
     for (uint32_t units = 1; units <= 60; units++)
         for (int size = 1; size <= MAX_RANKS && (uint32_t)size <= units; size++) {
-            uint32_t most = shard_longest(units * 16, 16, size);
+            uint32_t most = shard_range(units * 16, 16, 0, size).count;
             uint32_t least = shard_range(units * 16, 16, size - 1, size).count;
 
             assert_true(most - least <= 16);
@@ -107,16 +105,31 @@ static void kv_heads_cover_query_heads(void **state)
             check_heads(shapes[i][0], shapes[i][1], size);
 }
 
-static void up_to_as_many_ranks_no_kv_head_is_copied(void **state)
+/* Against whole KV groups: the largest rank has no more KV heads and no more query heads. */
+static void largest_rank_is_as_small_as_can_be(void **state)
 {
+    uint32_t q = 0, kv = 0, all = 0;
+
     (void)state;
     for (int size = 1; size <= 8; size++) {
-        uint32_t sum = 0;
+        uint32_t most = (8 + (uint32_t)size - 1) / (uint32_t)size;
 
-        for (int rank = 0; rank < size; rank++)
-            sum += shard_heads(32, 8, rank, size).kv.count;
-        assert_int_equal(sum, 8);
+        for (int rank = 0; rank < size; rank++) {
+            assert_true(shard_heads(32, 8, rank, size).kv.count <= most);
+            assert_true(shard_heads(32, 8, rank, size).q.count <= 4 * most);
+        }
     }
+    for (int rank = 0; rank < 7; rank++) {
+        struct head_shard s = shard_heads(32, 8, rank, 7);
+
+        q = s.q.count > q ? s.q.count : q;
+        kv = s.kv.count > kv ? s.kv.count : kv;
+    }
+    assert_int_equal(q, 5); /* whole groups: 8 */
+    assert_int_equal(kv, 2);
+    for (int rank = 0; rank < 5; rank++) /* evenly some rank would have three KV heads */
+        all += shard_heads(32, 8, rank, 5).kv.count;
+    assert_int_equal(all, 8);
     assert_int_equal(shard_heads(32, 8, 15, 16).kv.first, 7);
     assert_int_equal(shard_heads(32, 8, 15, 16).kv.count, 1);
 }
@@ -141,7 +154,7 @@ int main(void)
         cmocka_unit_test(ranges_differ_by_one_unit_at_most),
         cmocka_unit_test(uneven_totals_are_cut_in_whole_units),
         cmocka_unit_test(kv_heads_cover_query_heads),
-        cmocka_unit_test(up_to_as_many_ranks_no_kv_head_is_copied),
+        cmocka_unit_test(largest_rank_is_as_small_as_can_be),
         cmocka_unit_test(rank_counts_that_cannot_be_are_refused),
     };
 

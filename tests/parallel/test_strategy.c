@@ -71,11 +71,9 @@ static void rows_say_what_they_do(void **state)
     assert_int_equal(strategy_find("rowwise")->in, IN_SHARD);
     assert_int_equal(strategy_find("rowwise")->out, OUT_PARTIAL);
     assert_int_equal(strategy_find("rowwise_rep")->in, IN_SPLIT);
-    assert_int_equal(strategy_find("packed_colwise")->packed, 2);
     assert_int_equal(strategy_find("embedding_rowwise")->applies, KIND_EMBEDDING);
     assert_int_equal(strategy_find("embedding_colwise")->out, OUT_GATHER);
     assert_int_equal(strategy_find("sequence_parallel")->applies, KIND_NORM);
-    assert_true(strategy_find("moe_identity_expert")->input_over_size);
     for (int i = 0; i < strategy_count(); i++) {
         assert_non_null(strategy_at(i)->effect);
         assert_int_not_equal(strategy_at(i)->applies, 0);
@@ -238,6 +236,15 @@ static void rows_that_cannot_be_are_refused(void **state)
     row.cut = CUT_COLS;
     row.in = IN_SHARD;
     refuses(row, "partial, replicate or sequence");
+    row = own("contrary", NULL);
+    row.applies = KIND_EMBEDDING;
+    refuses(row, "an embedding with cut ids");
+    row.cut = CUT_COLS;
+    refuses(row, "an embedding with cut lanes");
+    row = own("contrary", NULL);
+    row.applies = KIND_LINEAR | KIND_EMBEDDING; /* what is wrong for one kind is wrong for both */
+    row.out = OUT_PARTIAL;
+    refuses(row, "shard or gather");
     row = own("contrary", NULL);
     row.applies = KIND_NORM;
     refuses(row, "only linear layers and embeddings");

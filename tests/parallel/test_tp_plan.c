@@ -12,7 +12,7 @@
 #include "quern/log.h"
 #include "tests/checkpoint/temp_dir.h"
 
-enum { LAYERS = 2, PER_LAYER = 13 };
+enum { LAYERS = 2, PER_LAYER = 15 };
 
 static struct temp_dir dir;
 static char names[3 + LAYERS * PER_LAYER][64];
@@ -38,6 +38,7 @@ static void add_layer(int layer)
         {"mlp.gate_proj", KIND_LINEAR}, {"mlp.up_proj", KIND_LINEAR},
         {"mlp.down_proj", KIND_LINEAR}, {"input_layernorm", KIND_NORM},
         {"post_attention_layernorm", KIND_NORM}, {"self_attn", KIND_MODULE}, {"mlp", KIND_MODULE},
+        {"self_attn.qkv_proj", KIND_FUSED}, {"mlp.gate_up_proj", KIND_FUSED},
     };
     char name[64];
 
@@ -173,6 +174,24 @@ static void the_most_specific_pattern_decides(void **state)
     tp_plan_close(plan);
 }
 
+static void a_fused_name_stands_for_parts_that_nothing_names(void **state)
+{
+    struct tp_plan *plan = open_plan("{\n \"layers.*.mlp.gate_up_proj\": \"packed_colwise\",\n"
+                                     " \"layers.*.self_attn.qkv_proj.weight\": \"replicate\",\n"
+                                     " \"layers.1.self_attn.*_proj\": \"colwise_rep\",\n"
+                                     " \"layers.1.mlp.up_proj\": \"colwise\" }");
+
+    (void)state;
+    assert_int_equal(tp_plan_check(plan, modules, n_modules), STATUS_OK);
+    has(plan, "model.layers.0.mlp.gate_proj", KIND_LINEAR, "packed_colwise", 2);
+    has(plan, "model.layers.0.mlp.up_proj", KIND_LINEAR, "packed_colwise", 2);
+    has(plan, "model.layers.1.mlp.up_proj", KIND_LINEAR, "colwise", 5);
+    has(plan, "model.layers.0.self_attn.v_proj", KIND_LINEAR, "replicate", 3);
+    has(plan, "model.layers.1.self_attn.v_proj", KIND_LINEAR, "colwise_gather_output", 4);
+    has(plan, "model.layers.0.mlp.down_proj", KIND_LINEAR, "replicate", 0);
+    tp_plan_close(plan);
+}
+
 static void stars_stay_within_a_part(void **state)
 {
     char text[64];
@@ -251,6 +270,10 @@ static void rules_that_cannot_be_name_their_line(void **state)
     refuses("{ \"layers.*.*_layernorm\": \"colwise\" }", "is for linear layers, and");
     refuses("{ \"layers.*.self_attn.*_norm\": \"sequence_parallel\" }", "is a norm of heads");
     refuses("{ \"embed_tokens\": \"rowwise\" }", "is an embedding");
+    /* gate would go to some ranks, up to the others */
+    refuses("{ \"lm_head\": \"colwise\",\n \"layers.*.mlp.gate_up_proj\": \"colwise\" }",
+        "plan.json:2: strategy colwise of pattern layers.*.mlp.gate_up_proj is for linear layers, "
+        "and model.layers.0.mlp.gate_up_proj is a fused linear layer");
 }
 
 /* The wider pattern matches norms as well; a narrower one decides there. */
@@ -304,6 +327,7 @@ int main(void)
         cmocka_unit_test(auto_is_qwen3s_own_plan),
         cmocka_unit_test(a_file_says_which_line_decided),
         cmocka_unit_test(the_most_specific_pattern_decides),
+        cmocka_unit_test(a_fused_name_stands_for_parts_that_nothing_names),
         cmocka_unit_test(stars_stay_within_a_part),
         cmocka_unit_test(files_that_are_no_plan_are_refused),
         cmocka_unit_test(rules_that_cannot_be_name_their_line),

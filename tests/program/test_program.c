@@ -3,7 +3,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
-#include <math.h>
 #include <string.h>
 
 #include "program/program.h"
@@ -95,7 +94,7 @@ static void a_reduced_program_passes(void **state)
     add(&s, OP_NORM, s.x, -1, s.h, &s.norm);
     add(&s, OP_LINEAR, s.cut, -1, s.y, &s.half);
     add(&s, OP_REDUCE_ADD_NORM, s.x, s.y, s.h, &s.norm);
-    add(&s, OP_SCALE, s.h, -1, s.h, NULL);
+    add(&s, OP_ADD_BIAS, s.h, -1, s.h, &s.norm);
     expect_pass(&s);
 }
 
@@ -108,7 +107,7 @@ static void a_missing_reduce_is_refused(void **state)
     add(&s, OP_NORM, s.x, -1, s.h, &s.norm);
     expect_refusal(&s, "x is Partial here: only all_reduce");
     small_begin(&s, 2);
-    add(&s, OP_SCALE, s.x, -1, s.x, NULL);
+    add(&s, OP_ADD_BIAS, s.x, -1, s.x, &s.norm);
     expect_refusal(&s, "x is Partial here");
     small_begin(&s, 2);
     expect_refusal(&s, "x is left Partial");
@@ -376,10 +375,6 @@ static void wrong_operands_are_refused(void **state)
     add_in_place(&s, OP_ALL_REDUCE, s.x);
     add(&s, OP_LINEAR, s.x, -1, s.x, &s.matrix);
     expect_refusal(&s, "missing, too many, or the same");
-    small_begin(&s, 2);
-    add_in_place(&s, OP_ALL_REDUCE, s.x);
-    add_op(&s, (struct op){.kind = OP_SCALE, .in = {s.x, -1}, .out = s.x, .factor = NAN});
-    expect_refusal(&s, "factor is no number");
     small_begin(&s, 2);
     add(&s, OP_BEGIN, -1, -1, -1, NULL);
     expect_refusal(&s, "begin comes first");

@@ -25,6 +25,8 @@ static const char loose[] = CT("int-quantized", "{\"num_bits\": 4, \"group_size\
 
 static const int64_t shape_of_q[2] = {16, 16}, wrong_shape[2] = {16, 17};
 static const int32_t groups_out_of_range[16] = {0, 1, 1, 0, 0, 2};
+static const int32_t groups_half_unset[16] = {-1, -1, 1};
+static const int32_t wrong_narrow_shape[2] = {17, 16};
 static const int8_t code_out_of_range[256] = {7, -8, 9};
 static const float scale_of_zero[1] = {0};
 
@@ -93,6 +95,14 @@ static const struct bad_case {
         {{Q ".qweight", FILE_I32, 2, {2, 16}, NULL}, {Q ".scales", FILE_F16, 2, {2, 16}, NULL},
             {Q ".qzeros", FILE_I32, 2, {2, 2}, NULL},
             {Q ".g_idx", FILE_I32, 1, {16}, groups_out_of_range}}},
+    {gptq, "q_proj.g_idx puts input 0 into group -1 and input 2 into 1",
+        {{Q ".qweight", FILE_I32, 2, {2, 16}, NULL}, {Q ".scales", FILE_F16, 2, {2, 16}, NULL},
+            {Q ".qzeros", FILE_I32, 2, {2, 2}, NULL},
+            {Q ".g_idx", FILE_I32, 1, {16}, groups_half_unset}}},
+    {int4, "q_proj.weight_shape says [17,16], this model needs [16,16]",
+        {{Q ".weight_packed", FILE_I32, 2, {16, 2}, NULL},
+            {Q ".weight_scale", FILE_BF16, 2, {16, 2}, NULL},
+            {Q ".weight_shape", FILE_I32, 1, {2}, wrong_narrow_shape}}},
     {int4, "", {{Q ".weight_packed", FILE_I32, 2, {16, 2}, NULL},
         {Q ".weight_scale", FILE_BF16, 2, {16, 2}, NULL},
         {Q ".weight_shape", FILE_I64, 1, {2}, shape_of_q}}},
@@ -174,7 +184,8 @@ static bool merge_with_scales(float a, float b)
     temp_dir_make(&dir);
     write_checkpoint(dir.path, fp8_static, tensors, 6);
     assert_int_equal(quant_model_open(&m, dir.path, NULL), STATUS_OK);
-    answer = quant_method_of(&m.loader, Q)->mergeable(&m.loader, &slice);
+    assert_int_equal(quant_method_of(&m.loader, Q)->mergeable(&m.loader, &slice, &answer),
+        STATUS_OK);
     if (!answer)
         assert_int_equal(loaded_slice(&m, &slice, &w), STATUS_INVALID);
     quant_model_close(&m);

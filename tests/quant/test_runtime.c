@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "quant/formula.h"
+#include "quant/stored.h"
 #include "quern/log.h"
 #include "tests/checkpoint/temp_dir.h"
 #include "tests/quant/quant_support.h"
@@ -336,6 +337,60 @@ static void what_cannot_be_written_is_refused(void **state)
     temp_dir_remove(&dir);
 }
 
+/* A plain checkpoint with one tensor more. */
+static enum status quantise_with(const struct made_tensor *more, const char *method)
+{
+    const struct made_tensor tensors[] = {
+        {"model.embed_tokens.weight", FILE_BF16, 2, {16, 16}, NULL}, *more};
+    struct temp_dir dir;
+    char out[512];
+    enum status s;
+
+    temp_dir_make(&dir);
+    write_checkpoint(dir.path, NULL, tensors, 2);
+    snprintf(out, sizeof(out), "%s/out", dir.path);
+    s = quantize_write(dir.path, &(struct quantize_options){.method = method}, out);
+    temp_dir_remove(&dir);
+    return s;
+}
+
+static void tensors_of_no_use_are_copied_or_refused(void **state)
+{
+    static const struct made_tensor scalar = {"model.layers.0.self_attn.k_scale", FILE_F32, 0, {0},
+        NULL}, empty = {"rest", FILE_BF16, 2, {8, 0}, NULL}, narrow = {"narrow", FILE_F4, 1, {8},
+        NULL}, hollow = {"model.layers.0.mlp.up_proj.weight", FILE_BF16, 2, {8, 0}, NULL};
+
+    (void)state;
+    assert_int_equal(quantise_with(&scalar, "int8"), STATUS_OK);
+    assert_int_equal(quantise_with(&empty, "int8"), STATUS_OK);
+    assert_int_equal(quantise_with(&narrow, "int8"), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "tensor narrow is stored as F4"));
+    for (int i = 0; i < METHODS; i++) {
+        assert_int_equal(quantise_with(&hollow, methods[i]), STATUS_INVALID);
+        assert_non_null(strstr(log_last_error(), "up_proj.weight has no elements"));
+    }
+}
+
+static void merged_tensors_are_quantised_too(void **state)
+{
+#define MERGED "model.layers.0.self_attn.qkv_proj"
+    static const struct made_tensor tensors[] = {{MERGED ".weight", FILE_BF16, 2, {32, 16}, NULL}};
+    struct quant_model m;
+    struct temp_dir dir;
+    char out[512];
+
+    (void)state;
+    temp_dir_make(&dir);
+    write_checkpoint(dir.path, NULL, tensors, 1);
+    snprintf(out, sizeof(out), "%s/out", dir.path);
+    assert_int_equal(quantize_write(dir.path, &(struct quantize_options){.method = "int8"}, out),
+        STATUS_OK);
+    assert_int_equal(quant_model_open(&m, out, NULL), STATUS_OK);
+    assert_ptr_not_equal(quant_method_of(&m.loader, MERGED), &quant_none);
+    quant_model_close(&m);
+    temp_dir_remove(&dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -348,6 +403,8 @@ int main(void)
         cmocka_unit_test(groups_have_their_own_scales),
         cmocka_unit_test(a_tied_head_is_written_apart),
         cmocka_unit_test(what_cannot_be_written_is_refused),
+        cmocka_unit_test(tensors_of_no_use_are_copied_or_refused),
+        cmocka_unit_test(merged_tensors_are_quantised_too),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -187,6 +187,27 @@ static void targets_are_names_expressions_and_classes(void **state)
     close_it(&o);
 }
 
+/* As compressed-tensors' match_targets() has it, whatever the order of the groups. */
+static void names_win_over_expressions_and_these_by_their_text(void **state)
+{
+    struct opened o;
+
+    (void)state;
+    open_with(&o, "{\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\", "
+        "\"config_groups\": {"
+        "\"a\": {\"targets\": [\"re:model.*mlp\", \"re:.*self_attn\"], "
+        "\"weights\": {\"num_bits\": 4, \"group_size\": 16}}, "
+        "\"b\": {\"targets\": [\"re:.*down\"], "
+        "\"weights\": {\"num_bits\": 4, \"group_size\": 32}}, "
+        "\"c\": {\"targets\": [\"" O "\"], "
+        "\"weights\": {\"num_bits\": 4, \"group_size\": 64}}}}", NULL, 0);
+    assert_int_equal(rule(&o, O)->group, 64);
+    assert_int_equal(rule(&o, DOWN)->group, 32); /* ".*down" sorts before "model" */
+    assert_int_equal(rule(&o, Q)->group, 16);
+    assert_int_equal(rule(&o, "model.layers.0.mlp.up_proj")->group, 16);
+    close_it(&o);
+}
+
 static void expressions_match_from_the_beginning(void **state)
 {
     struct pattern *p;
@@ -196,6 +217,8 @@ static void expressions_match_from_the_beginning(void **state)
     assert_false(pattern_matches_name(p, "model.layers.0"));
     assert_true(pattern_matches_name(p, "layers.0"));
     pattern_free(p);
+    assert_int_equal(pattern_open("x", "re:layers\\.\\d{,2}", PATTERN_NAME, &p), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "write {0,n}"));
     assert_int_equal(pattern_open("x", "re:.*layers\\.[12]\\.", PATTERN_NAME, &p), STATUS_OK);
     assert_true(pattern_matches_name(p, "model.layers.2.mlp"));
     assert_false(pattern_matches_name(p, "model.layers.3.mlp"));
@@ -417,6 +440,7 @@ int main(void)
         cmocka_unit_test(presets_become_rules),
         cmocka_unit_test(ignored_layers_win_over_their_alias),
         cmocka_unit_test(targets_are_names_expressions_and_classes),
+        cmocka_unit_test(names_win_over_expressions_and_these_by_their_text),
         cmocka_unit_test(expressions_match_from_the_beginning),
         cmocka_unit_test(dynamic_rules_change_or_skip_modules),
         cmocka_unit_test(a_plain_weight_is_plain_whatever_lies_beside_it),

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,7 +27,7 @@ enum { RANKS = 2, FAMILY = 8, PATIENCE_MS = 120000 };
 static const uint64_t allowance = 64u << 20;
 
 static struct temp_dir folder;
-static char checkpoint[1024], output[1024];
+static char checkpoint[1024], redundant[1024], output[1024];
 
 static const char like[] = "{\"architectures\": [\"Qwen3ForCausalLM\"], \"model_type\": \"qwen3\", "
     "\"hidden_size\": 1024, \"intermediate_size\": 4096, \"num_hidden_layers\": 4, "
@@ -36,26 +37,86 @@ static const char like[] = "{\"architectures\": [\"Qwen3ForCausalLM\"], \"model_
     "\"hidden_act\": \"silu\", \"attention_bias\": false, \"bos_token_id\": 1, "
     "\"eos_token_id\": 2}";
 
+/* The table alone is more than the allowance. */
+static const char like_untied[] = "{\"architectures\": [\"Qwen3ForCausalLM\"], "
+    "\"model_type\": \"qwen3\", \"hidden_size\": 1024, \"intermediate_size\": 1024, "
+    "\"num_hidden_layers\": 1, \"num_attention_heads\": 16, \"num_key_value_heads\": 8, "
+    "\"head_dim\": 64, \"vocab_size\": 49152, \"tie_word_embeddings\": false, "
+    "\"rms_norm_eps\": 1e-6, \"rope_theta\": 1000000.0, \"max_position_embeddings\": 2048, "
+    "\"torch_dtype\": \"bfloat16\", \"hidden_act\": \"silu\", \"attention_bias\": false, "
+    "\"bos_token_id\": 1, \"eos_token_id\": 2}";
+
 #define SMALL "--tp", "2", "--threads", "1", "--max-seqs", "1", "--max-batched-tokens", "16", \
     "--max-model-len", "64"
 
-static int write_checkpoint(void **state)
+static bool synth(const char *name, const char *text, char path[1024])
 {
     char config[1024];
     struct command c;
+    bool done;
 
-    (void)state;
-    temp_dir_make(&folder);
     snprintf(config, sizeof(config), "%s",
-        temp_dir_write(&folder, "like.json", like, sizeof(like) - 1));
-    snprintf(checkpoint, sizeof(checkpoint), "%s", temp_dir_file(&folder, "checkpoint"));
-    snprintf(output, sizeof(output), "%s", temp_dir_file(&folder, "logits.safetensors"));
-    child_run(&c, NULL,
-        (const char *[]){"synth", "--like", config, "--seed", "7", checkpoint, NULL});
-    if (c.status != 0)
+        temp_dir_write(&folder, "like.json", text, strlen(text)));
+    snprintf(path, 1024, "%s", temp_dir_file(&folder, name));
+    child_run(&c, NULL, (const char *[]){"synth", "--like", config, "--seed", "7", path, NULL});
+    done = c.status == 0;
+    if (!done)
         print_message("# quern synth: %s\n", c.err);
     child_free(&c);
-    return c.status == 0 ? 0 : -1;
+    return done;
+}
+
+static size_t data_at(const json_t *header, const char *tensor, size_t *bytes)
+{
+    const json_t *offsets = json_object_get(json_object_get(header, tensor), "data_offsets");
+    size_t begin = (size_t)json_integer_value(json_array_get(offsets, 0));
+
+    *bytes = (size_t)json_integer_value(json_array_get(offsets, 1)) - begin;
+    return begin;
+}
+
+/* Makes lm_head the embedding once more, as Qwen3-0.6B has it on its disk. */
+static bool repeat_table(const char *dir)
+{
+    char path[2048];
+    uint64_t length = 0;
+    size_t from, to, bytes = 0, there = 0;
+    json_t *header, *config;
+    char *map;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/model.safetensors", dir);
+    f = fopen(path, "r+e");
+    if (f == NULL || fread(&length, sizeof(length), 1, f) != 1)
+        return false;
+    header = json_loadf(f, JSON_DISABLE_EOF_CHECK, NULL);
+    from = 8 + length + data_at(header, "model.embed_tokens.weight", &bytes);
+    to = 8 + length + data_at(header, "lm_head.weight", &there);
+    json_decref(header);
+    fseek(f, 0, SEEK_END);
+    map = mmap(NULL, (size_t)ftell(f), PROT_READ | PROT_WRITE, MAP_SHARED, fileno(f), 0);
+    if (map == MAP_FAILED || bytes == 0 || bytes != there)
+        return false;
+    memcpy(map + to, map + from, bytes);
+    munmap(map, (size_t)ftell(f));
+    fclose(f);
+    snprintf(path, sizeof(path), "%s/config.json", dir);
+    config = json_load_file(path, 0, NULL);
+    json_object_set_new(config, "tie_word_embeddings", json_true());
+    bytes = (size_t)json_dump_file(config, path, 0);
+    json_decref(config);
+    return bytes == 0;
+}
+
+static int write_checkpoint(void **state)
+{
+    (void)state;
+    temp_dir_make(&folder);
+    snprintf(output, sizeof(output), "%s", temp_dir_file(&folder, "logits.safetensors"));
+    return synth("checkpoint", like, checkpoint) && synth("redundant", like_untied, redundant) &&
+                   repeat_table(redundant)
+               ? 0
+               : -1;
 }
 
 static int remove_checkpoint(void **state)
@@ -66,12 +127,12 @@ static int remove_checkpoint(void **state)
 }
 
 /* What each rank's weights take, as `quern plan` says. */
-static void read_shards(const char *quant, uint64_t shards[RANKS])
+static void read_shards(const char *model, const char *quant, uint64_t shards[RANKS])
 {
     struct command c;
     json_t *root, *ranks;
 
-    child_run(&c, NULL, (const char *[]){"plan", "-m", checkpoint, SMALL, "--json",
+    child_run(&c, NULL, (const char *[]){"plan", "-m", model, SMALL, "--json",
         quant != NULL ? "--quant" : NULL, quant, NULL});
     if (c.status != 0)
         fail_msg("quern plan: %s", c.err);
@@ -148,15 +209,15 @@ static int watch(pid_t root, struct footprint ranks[FAMILY])
 }
 
 /* Every rank was seen with its whole shard, and never with 64 MiB more. */
-static void stays_within(const char *quant)
+static void stays_within(const char *model, const char *quant)
 {
     struct footprint ranks[FAMILY];
     uint64_t shards[RANKS];
     struct command c;
     int n;
 
-    read_shards(quant, shards);
-    child_start(&c, NULL, (const char *[]){"logits", "-m", checkpoint, SMALL, "--ids", "5,6,7",
+    read_shards(model, quant, shards);
+    child_start(&c, NULL, (const char *[]){"logits", "-m", model, SMALL, "--ids", "5,6,7",
         "-o", output, quant != NULL ? "--quant" : NULL, quant, NULL}, NULL);
     n = watch(c.pid, ranks);
     if (child_finish(&c, PATIENCE_MS) != 0)
@@ -176,13 +237,19 @@ static void stays_within(const char *quant)
 static void plain_weights_stay_within_the_shard(void **state)
 {
     (void)state;
-    stays_within(NULL);
+    stays_within(checkpoint, NULL);
 }
 
 static void weights_quantised_while_loading_stay_within_the_shard(void **state)
 {
     (void)state;
-    stays_within("int4");
+    stays_within(checkpoint, "int4");
+}
+
+static void head_that_repeats_the_embedding_stays_within_the_shard(void **state)
+{
+    (void)state;
+    stays_within(redundant, NULL);
 }
 
 int main(void)
@@ -190,6 +257,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_weights_stay_within_the_shard),
         cmocka_unit_test(weights_quantised_while_loading_stay_within_the_shard),
+        cmocka_unit_test(head_that_repeats_the_embedding_stays_within_the_shard),
     };
 
     return cmocka_run_group_tests(tests, write_checkpoint, remove_checkpoint);
