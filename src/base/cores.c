@@ -31,33 +31,60 @@ struct hwloc_topology *cores_topology(enum cores_detail detail)
     return NULL;
 }
 
-static int count_mask(void)
+enum { MOST_CORES = CPU_SETSIZE };
+
+/* Writer: find_cores(), once. */
+static struct {
+    int n, cpu[MOST_CORES];
+} cores;
+
+/* Every CPU of the mask for a core, where hwloc fails. */
+static void from_mask(void)
 {
     cpu_set_t set;
 
-    return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+    if (sched_getaffinity(0, sizeof(set), &set) != 0)
+        CPU_ZERO(&set);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET((size_t)cpu, &set))
+            cores.cpu[cores.n++] = cpu;
 }
 
-static int count_cores(void)
+static void find_cores(void)
 {
     hwloc_topology_t t = cores_topology(CORES_ALONE);
-    int n = 0;
+    hwloc_obj_t core = NULL;
 
-    if (t == NULL)
-        return 0;
-    n = hwloc_get_nbobjs_by_type(t, HWLOC_OBJ_CORE);
-    hwloc_topology_destroy(t);
-    return n;
+    while (t != NULL && cores.n < MOST_CORES &&
+           (core = hwloc_get_next_obj_by_type(t, HWLOC_OBJ_CORE, core)) != NULL)
+        cores.cpu[cores.n++] = hwloc_bitmap_first(core->cpuset);
+    if (t != NULL)
+        hwloc_topology_destroy(t);
+    if (cores.n == 0)
+        from_mask();
+    if (cores.n == 0)
+        cores.n = 1; /* CPU 0: there is one */
 }
 
 int cores_usable(void)
 {
-    static int known;
+    if (cores.n == 0)
+        find_cores();
+    return cores.n;
+}
 
-    if (known == 0) {
-        int mask = count_mask(), cores = count_cores();
+int cores_cpu(int i)
+{
+    return cores.cpu[i % cores_usable()];
+}
 
-        known = cores > 0 && cores < mask ? cores : mask;
-    }
-    return known;
+void cores_stand_on(int i)
+{
+    cpu_set_t all, one;
+
+    CPU_ZERO(&one);
+    CPU_SET((size_t)cores_cpu(i), &one);
+    if (sched_getaffinity(0, sizeof(all), &all) == 0 &&
+        sched_setaffinity(0, sizeof(one), &one) == 0)
+        sched_setaffinity(0, sizeof(all), &all);
 }

@@ -10,6 +10,14 @@ struct hwloc_topology;
 /* At least 1. Asked once, then remembered; not to be called first by two threads at once. */
 int cores_usable(void);
 
+/* The first CPU of core i, counted modulo cores_usable(). */
+int cores_cpu(int i);
+
+/* Moves this thread to core i and gives it back to the scheduler at once, which leaves it there
+ * until it sees a reason: processes that have woken each other often sit on one core beside an
+ * idle one, for tens of milliseconds. Where it is refused, it is as it was. */
+void cores_stand_on(int i);
+
 /* hwloc's picture of what this process may use: cores alone, or everything. Its components that
  * look for GPUs are off: they would open drivers in processes that must never do so. NULL when
  * hwloc fails; the caller destroys it (hwloc_topology_destroy). */

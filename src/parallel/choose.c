@@ -2,9 +2,11 @@
  *
  * Each turn the leader broadcasts what to run next; all run it. Only the leader
  * looks at a clock, so only it decides when the time is spent. A time is the
- * best of a few batches of calls, which the algorithms make in turn: one that
- * was disturbed says nothing about the algorithm. Ranks that share a core are
- * measured alike: they take turns then as they will when it counts.
+ * median of a few batches of calls, which the algorithms make in turn: the best
+ * batch is one in which ranks happened to meet, and says how lucky an algorithm
+ * can be, above all where ranks share a core and take turns. Where one was the
+ * fastest in each of the first batches, or it makes no difference, there are no
+ * more of them.
  *
  * An algorithm with more meetings per call must be better by a little (`margin`)
  * to displace one with fewer, which suffers less from ranks that come late. */
@@ -18,16 +20,25 @@
 #include "quern/log.h"
 
 enum {
-    BATCHES = 3,           /* that count, after one that warms both buffers */
+    LEAST_BATCHES = 4,     /* that count, after one that warms both buffers */
+    CLOSE_BATCHES = 6,     /* of them, where the best two are as good */
+    MOST_BATCHES = 9,
     MOST_CALLS = 16,       /* in a batch */
+    LEAST_CALLS = 2,
     MOST_BYTES = 4 << 20,  /* larger sizes behave alike */
-    BATCH_BYTES = 64 << 10,
+    BATCH_BYTES = 256 << 10,
 };
-static const float margin = 0.97f;
+static const float margin = 0.95f, as_good = 1.05f;
 
 /* One turn, as the leader broadcasts it: a batch by every algorithm. calls 0: the end. */
 struct turn {
     uint32_t kind, index, batch, calls; /* batch 0 does not count */
+};
+
+/* Of the size and kind under way: microseconds a call of each batch that counts. */
+struct samples {
+    float us[COLL_ALGORITHMS][MOST_BATCHES];
+    int n[COLL_ALGORITHMS];
 };
 
 /* What calls work on: all of MOST_BYTES at most. */
@@ -132,39 +143,46 @@ static enum status run_calls(struct comm *comm, const struct scratch *s,
     return status;
 }
 
-/* Where a call is short, one before them does not count: it pays for ranks that come late. */
-static enum status time_batch(struct comm *comm, const struct scratch *s,
-    const struct coll_shm_options *o, const struct turn *t, float *best)
+static enum status meet(struct comm *host)
 {
-    enum status status = t->calls > 1 ? run_calls(comm, s, o, t, 1) : STATUS_OK;
+    char all[COMM_MAX_RANKS];
+
+    return host->row->all_gather(host, "", 1, all);
+}
+
+/* From when all ranks are there until all are through: a leader that is through first, because
+ * others were not given a core, has not measured the calls. */
+static enum status time_batch(struct comm *host, struct comm *comm, const struct scratch *s,
+    const struct coll_shm_options *o, const struct turn *t, float *us)
+{
+    enum status status = meet(host);
     uint64_t start = spin_now_ns();
-    float us;
 
     if (status == STATUS_OK)
         status = run_calls(comm, s, o, t, t->calls);
-    us = (float)(spin_now_ns() - start) * 1e-3f / (float)t->calls;
-    if (status == STATUS_UNSUPPORTED)
-        return STATUS_OK;
-    if (status == STATUS_OK && (*best <= 0 || us < *best))
-        *best = us;
+    if (status == STATUS_OK)
+        status = meet(host);
+    *us = (float)(spin_now_ns() - start) * 1e-3f / (float)t->calls;
     return status;
 }
 
 /* All ranks: a batch by each algorithm in turn. */
 static enum status take_turn(struct comm *const comms[COLL_ALGORITHMS], const struct scratch *s,
-    const struct coll_shm_options *o, const struct turn *t, struct choice *c)
+    const struct coll_shm_options *o, const struct turn *t, struct samples *samples)
 {
-    float unused = 0;
-
+    if (t->batch == 0)
+        *samples = (struct samples){0};
     for (int a = 0; a < COLL_ALGORITHMS; a++) {
-        float *best = t->batch > 0 ? &c->us[t->kind][a][t->index] : &unused;
         enum status status;
+        float us;
 
         if (comms[a] == NULL ||
             !serves(a, o, (enum choice_kind)t->kind, (size_t)CHOICE_LEAST << t->index))
             continue;
-        status = time_batch(comms[a], s, o, t, best);
-        if (status != STATUS_OK)
+        status = time_batch(comms[COLL_SHM_ONESHOT], comms[a], s, o, t, &us);
+        if (status == STATUS_OK && t->batch > 0)
+            samples->us[a][samples->n[a]++] = us;
+        if (status != STATUS_OK && status != STATUS_UNSUPPORTED)
             return status;
     }
     return STATUS_OK;
@@ -174,15 +192,80 @@ static uint32_t calls_for(size_t bytes)
 {
     size_t calls = BATCH_BYTES / bytes;
 
-    return calls < 1 ? 1 : calls > MOST_CALLS ? MOST_CALLS : (uint32_t)calls;
+    return calls < LEAST_CALLS ? LEAST_CALLS : calls > MOST_CALLS ? MOST_CALLS : (uint32_t)calls;
 }
 
-/* The turn behind `last`, if there is one left. */
-static struct turn next_turn(const struct coll_shm_options *o, const struct turn *last)
+/* Was one algorithm the fastest in every batch so far? */
+static bool all_batches_agree(const struct samples *s, uint32_t batches)
+{
+    int winner = -1;
+
+    for (uint32_t i = 0; i < batches; i++) {
+        int best = -1;
+
+        for (int a = 0; a < COLL_ALGORITHMS; a++)
+            if ((uint32_t)s->n[a] == batches && (best < 0 || s->us[a][i] < s->us[best][i]))
+                best = a;
+        if (winner >= 0 && best != winner)
+            return false;
+        winner = best;
+    }
+    return true;
+}
+
+static int compare_floats(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+
+    return (x > y) - (x < y);
+}
+
+static float median(const float *us, int n)
+{
+    float sorted[MOST_BATCHES];
+
+    memcpy(sorted, us, (size_t)n * sizeof(*us));
+    qsort(sorted, (size_t)n, sizeof(*sorted), compare_floats);
+    return n % 2 == 1 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+}
+
+/* Are the two fastest algorithms as good as each other? */
+static bool best_are_alike(const struct samples *s)
+{
+    float best = 0, second = 0;
+
+    for (int a = 0; a < COLL_ALGORITHMS; a++) {
+        float us = s->n[a] > 0 ? median(s->us[a], s->n[a]) : 0;
+
+        if (us > 0 && (best <= 0 || us < best)) {
+            second = best;
+            best = us;
+        } else if (us > 0 && (second <= 0 || us < second)) {
+            second = us;
+        }
+    }
+    return second < best * as_good;
+}
+
+static bool is_enough(const struct samples *s, const struct turn *t)
+{
+    return t->batch == MOST_BATCHES ||
+           (t->batch >= LEAST_BATCHES && all_batches_agree(s, t->batch)) ||
+           (t->batch >= CLOSE_BATCHES && best_are_alike(s));
+}
+
+static void keep_medians(const struct samples *s, const struct turn *t, struct choice *c)
+{
+    for (int a = 0; a < COLL_ALGORITHMS; a++)
+        c->us[t->kind][a][t->index] = s->n[a] > 0 ? median(s->us[a], s->n[a]) : 0;
+}
+
+/* The turn behind `last`, if there is one left; with the next kind or size when `done`. */
+static struct turn next_turn(const struct coll_shm_options *o, const struct turn *last, bool done)
 {
     struct turn t = *last;
 
-    t.batch = last->batch == BATCHES ? 0 : last->batch + 1;
+    t.batch = done ? 0 : last->batch + 1;
     if (t.batch == 0) {
         bool again = o->add_norm != NULL && last->kind == CHOICE_REDUCE;
 
@@ -196,28 +279,20 @@ static struct turn next_turn(const struct coll_shm_options *o, const struct turn
     return t;
 }
 
-/* What has no time to be finished says nothing. */
-static void forget(struct choice *c, const struct turn *t)
-{
-    for (int a = 0; a < COLL_ALGORITHMS; a++)
-        c->us[t->kind][a][t->index] = 0;
-}
-
-/* The leader's: what to do after `last`, which took `took`. Where others have the cores at the
- * moment, the first calls already take long, and times would say nothing. */
+/* The leader's: what to do after `last`, which took `took` of the time spent. */
 static struct turn decide(const struct coll_shm_options *o, const struct turn *last,
-    uint64_t measure_ns, uint64_t spent, uint64_t took, struct choice *c)
+    const struct samples *samples, uint64_t spent, uint64_t took, uint64_t measure_ns,
+    struct choice *c)
 {
-    struct turn t = next_turn(o, last);
-    bool disturbed = last->index == 0 && last->batch == 0 && took > measure_ns / 100;
+    bool done = is_enough(samples, last);
+    struct turn t = next_turn(o, last, done);
 
-    if (last->batch == BATCHES)
+    if (done) {
+        keep_medians(samples, last, c);
         c->measured = last->index + 1;
-    if (disturbed || (t.calls > 0 && spent + took > measure_ns)) {
-        if (last->batch != BATCHES)
-            forget(c, last);
-        t.calls = 0;
     }
+    if (t.calls > 0 && spent + took > measure_ns)
+        t.calls = 0;
     return t;
 }
 
@@ -228,6 +303,7 @@ static enum status take_turns(struct comm *const comms[COLL_ALGORITHMS], const s
     struct comm *host = comms[COLL_SHM_ONESHOT];
     struct turn t = {.calls = most_bytes(o) < CHOICE_LEAST ? 0 : 1};
     uint64_t begin = spin_now_ns();
+    struct samples samples;
 
     for (;;) {
         enum status status = host->row->broadcast(host, 0, &t, sizeof(t));
@@ -238,10 +314,10 @@ static enum status take_turns(struct comm *const comms[COLL_ALGORITHMS], const s
         if (t.index >= CHOICE_SIZES || t.kind >= CHOICE_KINDS ||
             (size_t)CHOICE_LEAST << t.index > most_bytes(o))
             return log_fail(STATUS_INVALID, "the leader measures a size that this rank has not");
-        status = take_turn(comms, s, o, &t, c);
+        status = take_turn(comms, s, o, &t, &samples);
         if (status != STATUS_OK)
             return status;
-        t = decide(o, &t, measure_ns, spin_now_ns() - begin, spin_now_ns() - start, c);
+        t = decide(o, &t, &samples, spin_now_ns() - begin, spin_now_ns() - start, measure_ns, c);
     }
 }
 

@@ -18,9 +18,9 @@
 enum {
     CHOICE_LEAST = 1024, /* bytes of index 0; each next is twice as large */
     CHOICE_SIZES = 22,
-    /* Of measuring: all sizes of 512 tokens of a model with 1024 dimensions take 15 ms over two
-     * ranks, of one that takes seconds to load 30 ms. */
-    CHOICE_BUDGET_NS = 60000000,
+    /* Of measuring. All sizes of a large model over two ranks take some 150 ms. */
+    CHOICE_LEAST_NS = 15000000,
+    CHOICE_MOST_NS = 250000000,
 };
 
 /* What is chosen for: sums and maxima alike, and the fused sum + norm. */
@@ -41,8 +41,8 @@ void choice_default(const struct coll_shm_options *o, struct choice *out);
 
 /* Every rank: measures through `comms` (NULL: cannot serve this group) for about `measure_ns` in
  * all, and gives the leader's table. What that time does not reach is served like the largest size
- * that it did; on a machine too busy to be measured all is as by default. The comms are aligned
- * for all threads afterwards. */
+ * that it did; on a machine too busy for any all is as by default. The comms are aligned for all
+ * threads afterwards. */
 enum status choice_measure(struct comm *const comms[COLL_ALGORITHMS],
     const struct coll_shm_options *o, uint64_t measure_ns, struct choice *out);
 

@@ -4,13 +4,12 @@
  * on all ranks: what disturbs the machine for a while disturbs none of the ways
  * in particular, and none comes always behind the same other one. Each batch
  * begins with a call that does not count, so that no way pays for the caches
- * that another has filled. Times are medians, and the dispatcher is compared
- * with the fastest algorithm round by round. Algorithms are the dispatcher's
- * own, on its buffers: it is compared with nothing but its choice. */
+ * that another has filled. Times are medians over the rounds. Algorithms are
+ * the dispatcher's own, on its buffers: it is compared with nothing but its
+ * choice. */
 #include "tools/bench_collectives.h"
 
 #include <errno.h>
-#include <hwloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -239,16 +238,28 @@ static enum status call_once(struct bencher *b, int way, size_t floats)
     return s;
 }
 
+static enum status meet(struct bencher *b)
+{
+    char all[COMM_MAX_RANKS];
+
+    return b->comm->row->all_gather(b->comm, "", 1, all);
+}
+
+/* From when all ranks are there until all are through, as choose.c measures. */
 static enum status run_batch(struct bencher *b, int way, size_t floats, int calls, float *us)
 {
-    enum status s = call_once(b, way, floats);
-    uint64_t start = spin_now_ns();
+    enum status s = call_once(b, way, floats), met;
+    uint64_t start;
 
+    if (s != STATUS_OK)
+        return s == STATUS_UNSUPPORTED ? STATUS_OK : s; /* its time stays 0 */
+    s = meet(b);
+    start = spin_now_ns();
     for (int i = 0; s == STATUS_OK && i < calls; i++)
         s = call_once(b, way, floats);
-    if (s == STATUS_OK)
-        *us = (float)(spin_now_ns() - start) * 1e-3f / (float)calls;
-    return s == STATUS_UNSUPPORTED ? STATUS_OK : s; /* its time stays 0 */
+    met = meet(b);
+    *us = (float)(spin_now_ns() - start) * 1e-3f / (float)calls;
+    return s == STATUS_OK ? met : s;
 }
 
 /* The same order on every rank: drawn from the same numbers. */
@@ -278,18 +289,6 @@ static double median(float *v, int n)
     return n % 2 == 1 ? v[n / 2] : ((double)v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-/* rounds [BENCH_WAYS][effort]. The algorithms are ways [first, first + COLL_ALGORITHMS). */
-static double ratio_to_best(const struct bencher *b, const struct bench_reduce *r, int automatic,
-    int first)
-{
-    int best = bench_fastest(r, first);
-    float ratios[MOST_ROUNDS];
-
-    for (int i = 0; i < b->effort; i++)
-        ratios[i] = b->rounds[automatic * b->effort + i] / b->rounds[best * b->effort + i];
-    return median(ratios, b->effort);
-}
-
 static void summarise(struct bencher *b, struct bench_reduce *r)
 {
     float all[MOST_ROUNDS];
@@ -298,8 +297,6 @@ static void summarise(struct bencher *b, struct bench_reduce *r)
         memcpy(all, b->rounds + way * b->effort, (size_t)b->effort * sizeof(float));
         r->us[way] = median(all, b->effort);
     }
-    r->to_best[CHOICE_REDUCE] = ratio_to_best(b, r, BENCH_AUTO, BENCH_REDUCE);
-    r->to_best[CHOICE_FUSED] = ratio_to_best(b, r, BENCH_FUSED_AUTO, BENCH_FUSED);
 }
 
 static enum status measure_size(struct bencher *b, int size)
@@ -325,11 +322,10 @@ static enum status measure_size(struct bencher *b, int size)
 
 static enum status measure_all(struct bencher *b)
 {
-    char all[COMM_MAX_RANKS];
     enum status s = b->o.rank < 2 ? measure_flags(b) : STATUS_OK;
 
     if (s == STATUS_OK) /* the others waited here */
-        s = b->comm->row->all_gather(b->comm, "", 1, all);
+        s = meet(b);
     for (int i = 0; s == STATUS_OK && i < BENCH_REDUCE_SIZES; i++)
         s = measure_size(b, i);
     if (b->o.rank == 0)
@@ -359,19 +355,11 @@ static enum status buffers_open(struct bencher *b)
  * measurement. */
 static void pin(int rank)
 {
-    hwloc_topology_t t = cores_topology(CORES_ALONE);
-    hwloc_obj_t core = NULL;
     cpu_set_t set;
 
     CPU_ZERO(&set);
-    if (t != NULL)
-        core = hwloc_get_obj_by_type(t, HWLOC_OBJ_CORE, (unsigned)(rank % cores_usable()));
-    if (core != NULL) {
-        CPU_SET((size_t)hwloc_bitmap_first(core->cpuset), &set);
-        sched_setaffinity(0, sizeof(set), &set); /* refused: then it is as it is */
-    }
-    if (t != NULL)
-        hwloc_topology_destroy(t);
+    CPU_SET((size_t)cores_cpu(rank), &set);
+    sched_setaffinity(0, sizeof(set), &set); /* refused: then it is as it is */
 }
 
 static enum status live(struct bencher *b, const struct segment *segment, int rank)
@@ -389,7 +377,7 @@ static enum status live(struct bencher *b, const struct segment *segment, int ra
     if (s == STATUS_OK)
         s = buffers_open(b);
     if (s == STATUS_OK)
-        s = coll_auto_open(&b->o, CHOICE_BUDGET_NS, &b->comm);
+        s = coll_auto_open(&b->o, CHOICE_MOST_NS, &b->comm);
     if (s == STATUS_OK)
         s = measure_all(b);
     coll_auto_close(b->comm);
@@ -447,16 +435,6 @@ static enum status run_ranks(struct bencher *b, const struct segment *segment)
         return log_fail(STATUS_DEAD, "bench: a rank failed: %s",
             b->shared->error[0] != '\0' ? b->shared->error : "it was killed, or could not start");
     return STATUS_OK;
-}
-
-int bench_fastest(const struct bench_reduce *r, int first)
-{
-    int best = first;
-
-    for (int a = 0; a < COLL_ALGORITHMS; a++)
-        if (r->us[first + a] > 0 && (r->us[best] <= 0 || r->us[first + a] < r->us[best]))
-            best = first + a;
-    return best;
 }
 
 enum status bench_group_measure(int ranks, int effort, struct bench_group *out)

@@ -30,9 +30,6 @@ enum bench_way {
 
 struct bench_reduce {
     double us[BENCH_WAYS]; /* a call, the median of all rounds; 0: cannot serve the size */
-    /* The dispatcher's time by that of the fastest algorithm of the same round, the median: what
-     * slows the machine down for a while slows both. */
-    double to_best[CHOICE_KINDS];
     double copy_us; /* a memcpy of so many bytes in a rank's own memory, the best round */
     double peer_us; /* reading so many bytes that another core has just written, the best round */
 };
@@ -43,9 +40,6 @@ struct bench_group {
     struct choice choice;
     struct bench_reduce sizes[BENCH_REDUCE_SIZES];
 };
-
-/* The fastest of the algorithms that serve, whose ways begin at `first`. */
-int bench_fastest(const struct bench_reduce *r, int first);
 
 static inline size_t bench_reduce_bytes(int size)
 {

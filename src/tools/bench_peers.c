@@ -6,7 +6,6 @@
 #include "tools/bench_peers.h"
 
 #include <errno.h>
-#include <hwloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,22 +18,6 @@
 
 enum { WARM_SHOTS = 1000 };
 static const uint64_t patience_ns = UINT64_C(20) * 1000000000;
-
-/* One CPU of each core that we may run on: two threads of a core share their caches, which
- * would be another measurement. */
-static int find_cpus(int *cpus, int room)
-{
-    hwloc_topology_t t = cores_topology(CORES_ALONE);
-    int n = 0;
-
-    if (t == NULL)
-        return 0;
-    for (int i = 0; n < room && i < hwloc_get_nbobjs_by_type(t, HWLOC_OBJ_CORE); i++)
-        cpus[n++] =
-            hwloc_bitmap_first(hwloc_get_obj_by_type(t, HWLOC_OBJ_CORE, (unsigned)i)->cpuset);
-    hwloc_topology_destroy(t);
-    return n;
-}
 
 static enum status pin(int cpu)
 {
@@ -54,7 +37,12 @@ enum status bench_open(struct bench *b)
     *b = (struct bench){0};
     if (sched_getaffinity(0, sizeof(b->before), &b->before) != 0)
         return log_fail(STATUS_IO, "the CPUs of this process cannot be read: %s", strerror(errno));
-    b->n_cpus = find_cpus(b->cpus, 1 + BENCH_PEERS);
+    /* One CPU of each core: two threads of a core share their caches, which would be another
+     * measurement. */
+    while (b->n_cpus < 1 + BENCH_PEERS && b->n_cpus < cores_usable()) {
+        b->cpus[b->n_cpus] = cores_cpu(b->n_cpus);
+        b->n_cpus++;
+    }
     if (b->n_cpus < 2)
         return log_fail(STATUS_INVALID,
             "a message between processes needs two cores, this process may use %d: see taskset",
