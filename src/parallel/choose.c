@@ -24,7 +24,6 @@ enum {
     CLOSE_BATCHES = 6,     /* of them, where the best two are as good */
     MOST_BATCHES = 9,
     MOST_CALLS = 16,       /* in a batch */
-    LEAST_CALLS = 2,
     MOST_BYTES = 4 << 20,  /* larger sizes behave alike */
     BATCH_BYTES = 256 << 10,
 };
@@ -155,9 +154,12 @@ static enum status meet(struct comm *host)
 static enum status time_batch(struct comm *host, struct comm *comm, const struct scratch *s,
     const struct coll_shm_options *o, const struct turn *t, float *us)
 {
-    enum status status = meet(host);
-    uint64_t start = spin_now_ns();
+    enum status status = run_calls(comm, s, o, t, 1); /* the caches are another algorithm's */
+    uint64_t start;
 
+    if (status == STATUS_OK)
+        status = meet(host);
+    start = spin_now_ns();
     if (status == STATUS_OK)
         status = run_calls(comm, s, o, t, t->calls);
     if (status == STATUS_OK)
@@ -192,7 +194,7 @@ static uint32_t calls_for(size_t bytes)
 {
     size_t calls = BATCH_BYTES / bytes;
 
-    return calls < LEAST_CALLS ? LEAST_CALLS : calls > MOST_CALLS ? MOST_CALLS : (uint32_t)calls;
+    return calls < 1 ? 1 : calls > MOST_CALLS ? MOST_CALLS : (uint32_t)calls;
 }
 
 /* Was one algorithm the fastest in every batch so far? */
@@ -321,10 +323,11 @@ static enum status take_turns(struct comm *const comms[COLL_ALGORITHMS], const s
     }
 }
 
-/* The fastest at size `i`; where that was not measured, what is used at the size before. */
+/* The fastest at size `i`. Where that was not measured the default stands, but for what larger
+ * sizes only make better: more meetings that paid already. */
 static void pick(struct choice *c, int kind, int i)
 {
-    int best = c->algorithm[kind][i];
+    int best = c->algorithm[kind][i], before = i > 0 ? c->algorithm[kind][i - 1] : best;
     bool known = false;
 
     for (int a = 0; a < COLL_ALGORITHMS; a++) {
@@ -335,8 +338,8 @@ static void pick(struct choice *c, int kind, int i)
             known = true;
         }
     }
-    if (!known && i > 0 && c->measured > 0)
-        best = c->algorithm[kind][i - 1];
+    if (!known && before > best)
+        best = before;
     c->algorithm[kind][i] = (uint8_t)best;
 }
 

@@ -40,9 +40,8 @@ int choice_index(size_t bytes);
 void choice_default(const struct coll_shm_options *o, struct choice *out);
 
 /* Every rank: measures through `comms` (NULL: cannot serve this group) for about `measure_ns` in
- * all, and gives the leader's table. What that time does not reach is served like the largest size
- * that it did; on a machine too busy for any all is as by default. The comms are aligned for all
- * threads afterwards. */
+ * all, small sizes first, and gives the leader's table. What that time does not reach is as by
+ * default. The comms are aligned for all threads afterwards. */
 enum status choice_measure(struct comm *const comms[COLL_ALGORITHMS],
     const struct coll_shm_options *o, uint64_t measure_ns, struct choice *out);
 

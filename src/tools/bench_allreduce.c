@@ -177,18 +177,39 @@ static json_t *ways_json(const struct bench_reduce *r, int first)
     return us;
 }
 
+/* What the choice was made by, before the bench: another time than now, perhaps another answer. */
+static json_t *start_json(const struct bench_group *g, enum choice_kind kind, int size)
+{
+    int i = choice_index(bench_reduce_bytes(size));
+    json_t *us = json_object();
+
+    for (int a = 0; a < COLL_ALGORITHMS; a++)
+        if (g->choice.us[kind][a][i] > 0)
+            json_object_set_new(us, coll_algorithms[a]->name,
+                json_real((double)g->choice.us[kind][a][i]));
+    return us;
+}
+
+static json_t *norm_json(const struct bench_group *g, int i)
+{
+    const struct bench_reduce *r = &g->sizes[i];
+
+    return json_pack("{s:f, s:o, s:o, s:f, s:s, s:f}", "unfused_us", r->us[BENCH_UNFUSED],
+        "fused_us", ways_json(r, BENCH_FUSED), "start_us", start_json(g, CHOICE_FUSED, i),
+        "auto_us", r->us[BENCH_FUSED_AUTO], "chosen", chosen(g, CHOICE_FUSED, i), "ratio_to_best",
+        to_best(r, CHOICE_FUSED));
+}
+
 static json_t *size_json(const struct bench_group *g, int i)
 {
     const struct bench_reduce *r = &g->sizes[i];
 
-    return json_pack("{s:I, s:f, s:o, s:f, s:f, s:s, s:f, s:{s:f, s:o, s:f, s:s, s:f}}", "bytes",
+    return json_pack("{s:I, s:f, s:o, s:o, s:f, s:f, s:s, s:f, s:o}", "bytes",
         (json_int_t)bench_reduce_bytes(i), "limit_us", limit_us(g, i), "us",
-        ways_json(r, BENCH_REDUCE), "auto_us", r->us[BENCH_AUTO], "gb_per_s",
-        (double)bench_reduce_bytes(i) * 1e-3 / r->us[BENCH_AUTO], "chosen",
-        chosen(g, CHOICE_REDUCE, i), "ratio_to_best", to_best(r, CHOICE_REDUCE),
-        "with_norm", "unfused_us", r->us[BENCH_UNFUSED], "fused_us", ways_json(r, BENCH_FUSED),
-        "auto_us", r->us[BENCH_FUSED_AUTO], "chosen", chosen(g, CHOICE_FUSED, i), "ratio_to_best",
-        to_best(r, CHOICE_FUSED));
+        ways_json(r, BENCH_REDUCE), "start_us", start_json(g, CHOICE_REDUCE, i), "auto_us",
+        r->us[BENCH_AUTO], "gb_per_s", (double)bench_reduce_bytes(i) * 1e-3 / r->us[BENCH_AUTO],
+        "chosen", chosen(g, CHOICE_REDUCE, i), "ratio_to_best", to_best(r, CHOICE_REDUCE),
+        "with_norm", norm_json(g, i));
 }
 
 static json_t *group_json(const struct bench_group *g)
@@ -200,9 +221,9 @@ static json_t *group_json(const struct bench_group *g)
     return json_pack("{s:i, s:i, s:f, s:f, s:f, s:i, s:f, s:f, s:f, s:o}", "ranks", g->ranks,
         "cores", g->cores, "flag_round_trip_us", g->round_trip_us, "memcpy_gb_per_s",
         1e-3 / copy_us_per_byte(g), "peer_read_gb_per_s", 1e-3 / peer_us_per_byte(g),
-        "measured_sizes", (int)g->choice.measured,
-        "worst_ratio_to_best", worst_ratio(g, CHOICE_REDUCE), "worst_fused_ratio",
-        worst_ratio(g, CHOICE_FUSED), "goal_ratio", 1.1, "sizes", sizes);
+        "measured_sizes", (int)g->choice.measured, "worst_ratio_to_best",
+        worst_ratio(g, CHOICE_REDUCE), "worst_fused_ratio", worst_ratio(g, CHOICE_FUSED),
+        "goal_ratio", 1.1, "sizes", sizes);
 }
 
 static enum status print_json(const struct bench_group *groups, int n)
