@@ -241,7 +241,7 @@ static enum status print_json(const struct bench_group *groups, int n)
 
 static void usage(void)
 {
-    printf("quern bench allreduce [--tp N] [--json]\n\nTimes the all-reduce between forked ranks "
+    printf("quern bench allreduce [--tp N] [--effort ROUNDS] [--json]\n\nTimes the all-reduce between forked ranks "
            "by each algorithm and by the automatic\nchoice, alone and fused with residual and "
            "norm. QUERN_COLL=NAME forces one.\n\n");
     options_print(allreduce_rows);
