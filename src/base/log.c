@@ -62,6 +62,14 @@ static void cut_at_character(char *line, size_t length)
     line[length] = '\0';
 }
 
+/* Names and texts of files may hold anything: to a terminal, an escape is a command. */
+static void blank_controls(char *line)
+{
+    for (; *line != '\0'; line++)
+        if ((unsigned char)*line < 0x20 || *line == 0x7f)
+            *line = ' ';
+}
+
 static void format_line(char line[LOG_LINE_BYTES], const char *format, va_list args)
 {
     char whole[LOG_LINE_BYTES + 4];
@@ -71,6 +79,7 @@ static void format_line(char line[LOG_LINE_BYTES], const char *format, va_list a
         whole[0] = '\0';
     if (n >= LOG_LINE_BYTES)
         cut_at_character(whole, LOG_LINE_BYTES - 1);
+    blank_controls(whole);
     memcpy(line, whole, strlen(whole) + 1);
 }
 

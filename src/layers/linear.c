@@ -58,20 +58,6 @@ static uint32_t all_rows(const struct product *p)
     return n;
 }
 
-/* Under whatever name the quant methods know. */
-static bool is_stored(const struct weight_loader *l, const char *module)
-{
-    static const char *const tensors[] = {"weight", "qweight", "weight_packed"};
-    char name[MODULE_BYTES + 16];
-
-    for (size_t i = 0; i < sizeof(tensors) / sizeof(tensors[0]); i++) {
-        snprintf(name, sizeof(name), "%s.%s", module, tensors[i]);
-        if (source_has(l->source, name))
-            return true;
-    }
-    return false;
-}
-
 /* Where a part lies in the checkpoint: in a tensor of its own, or in its place in a merged one. */
 static struct weight_part stored_part(const struct product *p, int index)
 {
@@ -80,7 +66,7 @@ static struct weight_part stored_part(const struct product *p, int index)
     struct weight_part own = {.module = part->module, .as = plan_name(part), .all_rows = part->rows,
         .all_cols = p->in_cols, .rows = part->rows};
 
-    if (part->merged == NULL || is_stored(l, part->module) || !is_stored(l, part->merged))
+    if (part->merged == NULL || quant_is_stored(l, part->module) || !quant_is_stored(l, part->merged))
         return own;
     own.module = part->merged;
     own.all_rows = all_rows(p);

@@ -75,6 +75,7 @@ static void forward(struct builder *b, const struct qwen3_options *o)
 
     if (b->status == STATUS_OK)
         b->status = source_head(o->source, c, &kind);
+    b->loader->tied = kind != HEAD_UNTIED;
     table = kind == HEAD_ONLY ? "lm_head" : "model.embed_tokens";
     builder_op(b, (struct op){.kind = OP_BEGIN, .layer = -1, .in = {-1, -1}, .out = -1});
     x = embedding_layer(b, table, vocab, hidden, &own);

@@ -45,6 +45,7 @@ struct weight_loader {
     const struct backend *backend;
     struct device *device;
     enum compute compute;
+    bool tied;           /* the embedding is the head, too, as source_head() finds */
     void (*progress)(void *context, uint64_t bytes); /* bytes of weights just packed */
     void *context;
     void *staging;       /* grows to the largest block read at once */
@@ -99,6 +100,9 @@ struct quant_options {
 enum status quant_open(const char *model, const struct quant_options *o,
     struct quant_scheme **out);
 void quant_close(struct quant_scheme *s);
+
+/* Has the checkpoint a weight of this module, under whatever name a method gives it? */
+bool quant_is_stored(const struct weight_loader *l, const char *module);
 
 /* The method of this module; never NULL. A module whose MODULE.weight is F32, F16 or BF16 is
  * plain whatever the scheme says of it. */

@@ -34,7 +34,6 @@ struct quant_scheme {
     struct target *targets;
     struct target *ignored; /* in any order */
     const struct quant_rule *head; /* of a plain head; NULL: it stays plain */
-    bool tied;                     /* the embedding is the head, too */
     bool plain_activations;        /* whatever the checkpoint says */
 };
 
@@ -293,19 +292,8 @@ static enum status add_runtime(struct quant_scheme *s, const struct quant_option
     return status == STATUS_OK ? scheme_target(s, "--quant", "Linear", PATTERN_NAME, kept) : status;
 }
 
-static enum status add_head(struct quant_scheme *s, const char *model)
-{
-    static const struct quant_rule rule = {.method = &quant_runtime, .bits = 8, .symmetric = true,
-        .strategy = STRATEGY_CHANNEL};
-    struct model_config cfg;
-    enum status status = source_config(model, &cfg);
-
-    if (status != STATUS_OK)
-        return status;
-    s->tied = cfg.tied;
-    s->head = &rule;
-    return STATUS_OK;
-}
+static const struct quant_rule head_rule = {.method = &quant_runtime, .bits = 8,
+    .symmetric = true, .strategy = STRATEGY_CHANNEL};
 
 /* One of the words, or NULL: not given. */
 static enum status check_word(const char *option, const char *given, const char *const words[],
@@ -354,8 +342,8 @@ static enum status read_scheme(struct quant_scheme *s, const char *model,
             o->method, model);
     if (status == STATUS_OK && o->method != NULL)
         status = add_runtime(s, o);
-    if (status == STATUS_OK && head)
-        status = add_head(s, model);
+    if (head)
+        s->head = &head_rule;
     *found = *found || o->method != NULL || head;
     return status;
 }
@@ -415,10 +403,10 @@ static bool stored_plain(const struct weight_loader *l, const char *module)
            file_dtype_float(t.view.dtype, &stored) == STATUS_OK;
 }
 
-static bool is_head(const struct quant_scheme *s, const char *module)
+static bool is_head(const struct weight_loader *l, const char *module)
 {
     return strcmp(module, "lm_head") == 0 ||
-           (s->tied && strcmp(module, "model.embed_tokens") == 0);
+           (l->tied && strcmp(module, "model.embed_tokens") == 0);
 }
 
 const struct quant_rule *quant_rule_of(const struct weight_loader *l, const char *module)
@@ -430,7 +418,7 @@ const struct quant_rule *quant_rule_of(const struct weight_loader *l, const char
     rule = find_rule(l->scheme, module);
     if (rule != NULL && rule->method != &quant_runtime && stored_plain(l, module))
         rule = NULL;
-    if (rule == NULL && l->scheme->head != NULL && is_head(l->scheme, module) &&
+    if (rule == NULL && l->scheme->head != NULL && is_head(l, module) &&
         stored_plain(l, module))
         rule = l->scheme->head;
     return rule;

@@ -23,6 +23,17 @@ const char *tensor_name(char name[QUANT_NAME_BYTES], const char *module, const c
     return name;
 }
 
+bool quant_is_stored(const struct weight_loader *l, const char *module)
+{
+    static const char *const tensors[] = {"weight", "qweight", "weight_packed"};
+    char name[QUANT_NAME_BYTES];
+
+    for (size_t i = 0; i < sizeof(tensors) / sizeof(tensors[0]); i++)
+        if (source_has(l->source, tensor_name(name, module, tensors[i])))
+            return true;
+    return false;
+}
+
 uint32_t slice_rows(const struct weight_slice *slice)
 {
     uint32_t n = 0;

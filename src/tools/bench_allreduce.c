@@ -22,7 +22,7 @@ static const struct option_row allreduce_rows[] = {
     {"tp", 0, OPTION_INT, offsetof(struct allreduce_options, tp), "N",
         "ranks (default: 2, and then 4)", 2, COMM_MAX_RANKS,
         offsetof(struct allreduce_options, tp_given)},
-    {"effort", 0, OPTION_INT, offsetof(struct allreduce_options, effort), "N",
+    {"effort", 0, OPTION_INT, offsetof(struct allreduce_options, effort), "ROUNDS",
         "rounds at each size, a batch of each way in each (default 40)", 1, BENCH_MOST_EFFORT, 0},
     {"json", 0, OPTION_FLAG, offsetof(struct allreduce_options, json), NULL,
         "print figures as JSON", 0, 0, 0},
@@ -241,9 +241,9 @@ static enum status print_json(const struct bench_group *groups, int n)
 
 static void usage(void)
 {
-    printf("quern bench allreduce [--tp N] [--effort ROUNDS] [--json]\n\nTimes the all-reduce between forked ranks "
-           "by each algorithm and by the automatic\nchoice, alone and fused with residual and "
-           "norm. QUERN_COLL=NAME forces one.\n\n");
+    printf("quern bench allreduce [--tp N] [--effort ROUNDS] [--json]\n\nTimes the all-reduce "
+           "between forked ranks by each algorithm and by the automatic\nchoice, alone and fused "
+           "with residual and norm. QUERN_COLL=NAME forces one.\n\n");
     options_print(allreduce_rows);
 }
 

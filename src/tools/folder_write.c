@@ -33,12 +33,20 @@ static enum status fail_write(const char *path)
 
 enum status folder_check(const char *dir)
 {
-    DIR *open_dir = opendir(dir);
+    const char *slash = strrchr(dir, '/'), *name = slash != NULL ? slash + 1 : dir;
     struct dirent *entry;
+    struct stat info;
     bool empty = true;
+    DIR *open_dir;
 
     if (dir[0] == '\0' || strlen(dir) > PATH_MAX - 64)
         return log_fail(STATUS_INVALID, "the directory to write has no name, or too long a one");
+    /* what is written takes their place at the end, which these have not */
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+        (lstat(dir, &info) == 0 && S_ISLNK(info.st_mode)))
+        return log_fail(STATUS_INVALID, "%s is no directory's own name: give one that is, or a new "
+            "one", dir);
+    open_dir = opendir(dir);
     if (open_dir == NULL && errno == ENOENT)
         return STATUS_OK;
     if (open_dir == NULL)

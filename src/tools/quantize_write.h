@@ -17,7 +17,8 @@ struct quantize_options {
     const char *method;      /* "int8", "int4", "fp8" */
     const char *activations; /* "none" (NULL), or "dynamic" for int8 and fp8 */
     int group;               /* int4: inputs that share a scale; 0: 128 */
-    bool head;               /* the head to int8, too: a tied one is written apart then */
+    bool head;               /* the head to int8, too: a tied one is written apart then, while
+                              * --quant-head at load takes the embedding with it */
     uint64_t shard_bytes;    /* 0: 5e9 */
 };
 

@@ -282,8 +282,9 @@ static enum status open_comm(struct worker *w, const struct agreement *a)
     return mesh_open(mesh_shape(w), w->rank, &o, measure_ns(w), &w->mesh);
 }
 
-/* Meets the other ranks; on return *a is rank 0's. */
-static enum status meet(struct worker *w, struct agreement *a)
+/* Meets the other ranks; on return *a is rank 0's. Where its hash is another, `why` follows "rank
+ * N ". */
+static enum status meet(struct worker *w, struct agreement *a, const char *why)
 {
     const struct group_config *c = &w->group->control->config;
     struct group *g = w->group;
@@ -302,8 +303,7 @@ static enum status meet(struct worker *w, struct agreement *a)
             w->rank, bytes, sizeof(*a));
     *a = *leader;
     if (a->config_hash != mine)
-        return log_fail(STATUS_INVALID, "rank %d read another config.json or plan than rank 0, or "
-            "a plugin's strategy cuts otherwise there: did a file change?", w->rank);
+        return log_fail(STATUS_INVALID, "rank %d %s", w->rank, why);
     return STATUS_OK;
 }
 
@@ -317,7 +317,8 @@ enum status setup_agree(struct worker *w, struct agreement *a)
         if (s != STATUS_OK)
             return s;
     }
-    s = meet(w, a);
+    s = meet(w, a, "read another config.json or plan than rank 0, or a plugin's strategy cuts "
+        "otherwise there: did a file change?");
     if (s == STATUS_OK && w->rank != 0)
         s = map_step_segment(w);
     if (s == STATUS_OK)
@@ -331,5 +332,5 @@ enum status setup_agree(struct worker *w, struct agreement *a)
     /* A second round: everyone is attached, with the same heap. */
     check = *a;
     check.config_hash = symheap_signature(&w->heap);
-    return meet(w, &check);
+    return meet(w, &check, "laid out its shared memory unlike rank 0: are both the same program?");
 }

@@ -101,6 +101,13 @@ static void last_error_can_be_part_of_the_next_one(void **state)
     assert_string_equal(log_last_error(), "outer: inner");
 }
 
+static void what_would_command_a_terminal_is_blank(void **state)
+{
+    (void)state;
+    log_fail(STATUS_INVALID, "%s", "a\033[2Jb\r\nc\td\x7f \xc3\xa9");
+    assert_string_equal(log_last_error(), "a [2Jb  c d  \xc3\xa9");
+}
+
 static void long_line_is_cut_at_a_whole_character(void **state)
 {
     struct heard *h = *state;
@@ -205,6 +212,7 @@ int main(void)
         LISTENING(levels_past_the_chosen_one_are_dropped),
         LISTENING(without_a_sink_the_error_is_still_kept),
         LISTENING(last_error_can_be_part_of_the_next_one),
+        LISTENING(what_would_command_a_terminal_is_blank),
         LISTENING(long_line_is_cut_at_a_whole_character),
         LISTENING(line_that_just_fits_is_whole),
         LISTENING(each_thread_has_its_own_last_error),

@@ -106,6 +106,7 @@ enum status quant_model_open(struct quant_model *m, const char *dir,
     assert_int_equal(source_open(m->dir, 1, &m->cfg, &m->source), STATUS_OK);
     m->loader.source = m->source;
     m->loader.scheme = m->scheme;
+    m->loader.tied = m->cfg.tied;
     return STATUS_OK;
 }
 

@@ -124,6 +124,8 @@ static void the_head_is_int8_unless_it_is_told_not_to(void **state)
     assert_int_equal(w.weight.format, WEIGHT_INT8);
     assert_int_equal(w.weight.quant.activation, ACTIVATION_PLAIN);
     loaded_free(&m, &w);
+    m.loader.tied = false; /* as where lm_head.weight turns out to be another matrix */
+    assert_ptr_equal(quant_method_of(&m.loader, "model.embed_tokens"), &quant_none);
     quant_model_close(&m);
     assert_int_equal(quant_model_open(&m, golden_path(path, "models/tied"),
                          &(struct quant_options){.method = "int4", .head = "none"}), STATUS_OK);
@@ -334,6 +336,13 @@ static void what_cannot_be_written_is_refused(void **state)
     quantise_golden("models/odd", &(struct quantize_options){.method = "int8"}, dir.path,
         STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "exists and is not empty"));
+    snprintf(out, sizeof(out), "%s/link", dir.path);
+    assert_int_equal(symlink(".", out), 0);
+    quantise_golden("models/odd", &(struct quantize_options){.method = "int8"}, out,
+        STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "is no directory's own name"));
+    quantise_golden("models/odd", &(struct quantize_options){.method = "int8"}, ".",
+        STATUS_INVALID);
     temp_dir_remove(&dir);
 }
 
