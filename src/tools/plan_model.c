@@ -100,6 +100,9 @@ static enum status choose_limits(struct plan_model *m, struct agreement *a)
 
     if (group.control == NULL)
         return log_fail(STATUS_NOMEM, "no memory for a group's control page");
+    for (int r = 0; r < m->size; r++)
+        if (m->ranks[r].model.builder.weight_bytes > w.largest_weights)
+            w.largest_weights = m->ranks[r].model.builder.weight_bytes;
     group.control->config = m->options;
     if (m->options.memory == 0)
         group.control->config.memory = plenty;

@@ -104,7 +104,7 @@ static enum status refuse(const struct worker *w, uint64_t need, uint64_t kv, ui
         "this model needs %s (weights %s, KV cache %s, over %d rank%s), %s %s: use a smaller "
         "model or --max-model-len%s",
         memory_text(need * (uint64_t)w->size, all),
-        memory_text(w->model.builder.weight_bytes * (uint64_t)w->size, weights),
+        memory_text(w->largest_weights * (uint64_t)w->size, weights),
         memory_text(kv * (uint64_t)w->size, cache), w->size, w->size > 1 ? "s" : "",
         memory_text(there * (uint64_t)w->size, has),
         limited ? "are allowed" : "are there", limited ? ", or a larger --memory" : "");
@@ -136,7 +136,7 @@ static uint64_t fixed_bytes(struct worker *w, const struct agreement *a)
 
     comm_options(w, a, &comm);
     w->backend->program_bytes(w->device, &w->model.program, bytes);
-    return w->model.builder.weight_bytes + bytes[0] +
+    return w->largest_weights + bytes[0] +
            (w->size > 1 ? mesh_heap_bytes(mesh_shape(w), &comm) : 0);
 }
 
@@ -282,29 +282,53 @@ static enum status open_comm(struct worker *w, const struct agreement *a)
     return mesh_open(mesh_shape(w), w->rank, &o, measure_ns(w), &w->mesh);
 }
 
+static enum status join(struct worker *w, const void *blob, size_t bytes)
+{
+    struct group *g = w->group;
+
+    return rendezvous_join(&g->rendezvous, (uint32_t)w->rank, g->control->generation, blob, bytes,
+        &g->control->abort_word,
+        spin_deadline_ns((uint64_t)g->control->config.load_timeout_s * 1000000000u));
+}
+
+/* What a rank left in this round. */
+static enum status read_blob(const struct worker *w, int rank, void *out, size_t bytes)
+{
+    size_t left;
+    const void *blob = rendezvous_blob(&w->group->rendezvous, (uint32_t)rank, &left);
+
+    if (blob == NULL || left != bytes)
+        return log_fail(STATUS_INVALID, "rank %d: rank %d left %zu bytes, not %zu", w->rank, rank,
+            left, bytes);
+    memcpy(out, blob, bytes);
+    return STATUS_OK;
+}
+
+enum status setup_sizes(struct worker *w)
+{
+    uint64_t mine = w->model.builder.weight_bytes, theirs;
+    enum status s = join(w, &mine, sizeof(mine));
+
+    for (int r = 0; s == STATUS_OK && r < w->size; r++) {
+        s = read_blob(w, r, &theirs, sizeof(theirs));
+        if (s == STATUS_OK && theirs > w->largest_weights)
+            w->largest_weights = theirs;
+    }
+    return s;
+}
+
 /* Meets the other ranks; on return *a is rank 0's. Where its hash is another, `why` follows "rank
  * N ". */
 static enum status meet(struct worker *w, struct agreement *a, const char *why)
 {
-    const struct group_config *c = &w->group->control->config;
-    struct group *g = w->group;
-    const struct agreement *leader;
     uint64_t mine = a->config_hash;
-    size_t bytes;
-    enum status s = rendezvous_join(&g->rendezvous, (uint32_t)w->rank, g->control->generation, a,
-        sizeof(*a), &g->control->abort_word,
-        spin_deadline_ns((uint64_t)c->load_timeout_s * 1000000000u));
+    enum status s = join(w, a, sizeof(*a));
 
-    if (s != STATUS_OK)
-        return s;
-    leader = rendezvous_blob(&g->rendezvous, 0, &bytes);
-    if (leader == NULL || bytes != sizeof(*a))
-        return log_fail(STATUS_INVALID, "rank %d: rank 0's agreement has %zu bytes, not %zu",
-            w->rank, bytes, sizeof(*a));
-    *a = *leader;
-    if (a->config_hash != mine)
-        return log_fail(STATUS_INVALID, "rank %d %s", w->rank, why);
-    return STATUS_OK;
+    if (s == STATUS_OK)
+        s = read_blob(w, 0, a, sizeof(*a));
+    if (s == STATUS_OK && a->config_hash != mine)
+        s = log_fail(STATUS_INVALID, "rank %d %s", w->rank, why);
+    return s;
 }
 
 enum status setup_agree(struct worker *w, struct agreement *a)

@@ -182,6 +182,8 @@ enum status worker_open(struct group *group, int rank, struct worker *w)
         s = plan_model(w);
     a.config_hash = model_hash(&w->model);
     a.threads = (uint32_t)w->threads;
+    if (s == STATUS_OK)
+        s = setup_sizes(w);
     if (s == STATUS_OK && rank == 0)
         s = setup_limits(w, &a);
     if (s == STATUS_OK)

@@ -38,6 +38,7 @@ struct worker {
     struct fanout plans;
     struct mesh mesh;
     struct qwen3 model;
+    uint64_t largest_weights; /* bytes, of the rank that has most */
     struct executable *executable;
     uint64_t submitted, finished; /* steps: numbers below these */
 };
@@ -71,7 +72,10 @@ struct agreement {
     uint64_t plan_bytes;
 };
 
-/* Rank 0: limits that the options ask for and the memory allows. */
+/* All ranks: sets w->largest_weights. */
+enum status setup_sizes(struct worker *w);
+
+/* Rank 0: limits that the options ask for and the memory allows, for w->largest_weights. */
 enum status setup_limits(struct worker *w, struct agreement *a);
 
 /* All ranks: the step segment, the comm, the same numbers everywhere. */

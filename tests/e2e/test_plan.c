@@ -342,6 +342,24 @@ static void modules_of_a_product_are_told_by_their_own_lines(void **state)
     json_decref(plan);
 }
 
+/* That plugin makes rank 0 light, but memory is for all. */
+static void memory_holds_where_rank_0_is_light(void **state)
+{
+    char path[4096], plan_path[1024];
+    json_t *plan = PLAN("-m", "synth:0.6b", "--tp", "2", "--memory", "6G", "--plugin",
+                plugin(path), "--tp-plan", write_plan(plan_path, light_plan)),
+           *rank;
+    int64_t all = 0;
+    size_t i;
+
+    (void)state;
+    json_array_foreach(json_object_get(plan, "ranks"), i, rank)
+        all += integer(rank, "weights") + integer(rank, "activations") +
+               integer(rank, "workspace") + integer(rank, "kv_cache");
+    assert_true(all <= INT64_C(6) << 30);
+    json_decref(plan);
+}
+
 static void refuses(const char *plan, const char *line, const char *const words[])
 {
     char path[1024];
@@ -398,6 +416,7 @@ int main(void)
         cmocka_unit_test(large_models_are_planned_without_their_weights),
         cmocka_unit_test(a_plugins_strategy_cuts_as_it_says),
         cmocka_unit_test(a_plugins_strategy_tells_the_same_story),
+        cmocka_unit_test(memory_holds_where_rank_0_is_light),
         cmocka_unit_test(modules_of_a_product_are_told_by_their_own_lines),
         cmocka_unit_test(plans_that_cannot_be_are_told_where),
     };
