@@ -12,6 +12,9 @@
 #   OUT/share           the built-in model, where libexec/quern finds it
 #   OUT/tests           data and scripts of the tests; bin/ has their programs
 #   OUT/run-tests       runs all tests, ends with "N passed, N failed, N skipped"
+#
+# With BUNDLE_DATA=no it has neither the model nor the tests' golden data (30 MB)
+# and takes them from the working tree that OUT is in, at OUT/../.. there too.
 set -eu
 
 srcdir=$1 out=$2 install=$3
@@ -65,8 +68,12 @@ done | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | LC_ALL=C sort -u | while re
     esac
 done
 
-cp -R "$srcdir/share/models" "$out/share/"
-for data in golden e2e support; do
+copied='e2e support'
+if [ "${BUNDLE_DATA:-yes}" != no ]; then
+    cp -R "$srcdir/share/models" "$out/share/"
+    copied="golden $copied"
+fi
+for data in $copied; do
     [ ! -d "$srcdir/tests/$data" ] || cp -R "$srcdir/tests/$data" "$out/tests/"
 done
 chmod -R u+w "$out"
@@ -77,6 +84,7 @@ cat >"$out/bin/quern" <<'WRAPPER'
 here=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export LD_LIBRARY_PATH
+[ -d "$here/share/models" ] || ln -s ../../../share/models "$here/share/models"
 exec "$here/libexec/quern" "$@"
 WRAPPER
 
@@ -94,6 +102,8 @@ cat >"$out/run-tests" <<'RUNNER'
 # shows the failures, and ends with "N passed, N failed, N skipped".
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 cd "$here" || exit 1
+[ -d share/models ] || ln -s ../../../share/models share/models
+[ -d tests/golden ] || ln -s ../../../tests/golden tests/golden
 LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 CMOCKA_MESSAGE_OUTPUT=TAP
 QUERN_TEST_DATA=$here/tests
