@@ -87,42 +87,71 @@ static void run_logits(const struct reference *r, const struct way *way, const c
     child_free(&c);
 }
 
-static double relative_error(const struct tensor_view *got, const struct tensor_view *want)
+static float at(const struct tensor_view *v, uint64_t i)
+{
+    float value;
+
+    memcpy(&value, (const char *)v->data + 4 * i, 4);
+    return value;
+}
+
+/* Of elements [from, to). */
+static double relative_error(const struct tensor_view *got, const struct tensor_view *want,
+    uint64_t from, uint64_t to)
 {
     double d = 0, norm = 0;
 
-    assert_int_equal(got->bytes, want->bytes);
-    for (uint64_t i = 0; i < want->bytes / 4; i++) {
-        float g, w;
+    for (uint64_t i = from; i < to; i++) {
+        double difference = (double)at(got, i) - at(want, i);
 
-        memcpy(&g, (const char *)got->data + 4 * i, 4);
-        memcpy(&w, (const char *)want->data + 4 * i, 4);
-        d += ((double)g - w) * ((double)g - w);
-        norm += (double)w * w;
+        d += difference * difference;
+        norm += (double)at(want, i) * at(want, i);
     }
     return sqrt(d / norm);
 }
 
-/* Closes r. */
-static double error_of(struct reference *r, const struct way *way)
+static int compare_doubles(const void *a, const void *b)
 {
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median_row(const struct tensor_view *got, const struct tensor_view *want)
+{
+    uint64_t rows = want->shape[0], cols = want->shape[1];
+    double errors[MOST_IDS];
+
+    assert_in_range(rows, 1, MOST_IDS);
+    for (uint64_t r = 0; r < rows; r++)
+        errors[r] = relative_error(got, want, r * cols, (r + 1) * cols);
+    qsort(errors, rows, sizeof(errors[0]), compare_doubles);
+    return errors[rows / 2];
+}
+
+/* Closes r. */
+static struct reference_error error_of(struct reference *r, const struct way *way)
+{
+    struct reference_error error;
     char output[256];
     struct safetensors *file;
     struct tensor_view got;
-    double error;
 
     output_path(output);
     run_logits(r, way, output);
     assert_int_equal(safetensors_open(output, &file), STATUS_OK);
     got = view_of(file, "logits");
-    error = relative_error(&got, &r->logits);
+    assert_int_equal(got.bytes, r->logits.bytes);
+    error.whole = relative_error(&got, &r->logits, 0, got.bytes / 4);
+    error.median_row = median_row(&got, &r->logits);
     safetensors_close(file);
     safetensors_close(r->file);
     unlink(output);
     return error;
 }
 
-double reference_error(const char *dir, const char *tensor, const struct way *way)
+struct reference_error reference_errors(const char *dir, const char *tensor,
+    const struct way *way)
 {
     struct reference r;
 
@@ -130,12 +159,17 @@ double reference_error(const char *dir, const char *tensor, const struct way *wa
     return error_of(&r, way);
 }
 
+double reference_error(const char *dir, const char *tensor, const struct way *way)
+{
+    return reference_errors(dir, tensor, way).whole;
+}
+
 double reference_error_apart(const char *dir, const char *file, const struct way *way)
 {
     struct reference r;
 
     open_reference(&r, dir, file, "logits");
-    return error_of(&r, way);
+    return error_of(&r, way).whole;
 }
 
 char *reference_bytes(const char *dir, const struct way *way, unsigned long *bytes)

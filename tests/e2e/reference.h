@@ -15,6 +15,13 @@ struct way {
  * the command does. */
 double reference_error(const char *dir, const char *tensor, const struct way *way);
 
+/* The same, and the median of that of each row: what a few rows alone cannot move. */
+struct reference_error {
+    double whole, median_row;
+};
+struct reference_error reference_errors(const char *dir, const char *tensor,
+    const struct way *way);
+
 /* The same of the checkpoint at path `dir` and the logits in `file`, wherever they lie. */
 double reference_error_apart(const char *dir, const char *file, const struct way *way);
 
