@@ -65,6 +65,7 @@ enum quern_kind {
     QUERN_KIND_EMBEDDING = 2,
     QUERN_KIND_NORM = 4,
     QUERN_KIND_MODULE = 8, /* a container, such as self_attn or mlp */
+    QUERN_KIND_FUSED = 32, /* qkv_proj, gate_up_proj: linear layers by one name, cut by outputs */
 };
 
 /* Zero or NULL is the default of what is not set; `size` is sizeof(struct quern_strategy). Read

@@ -16,9 +16,7 @@ static const struct weight *head_norm(struct builder *b, const char *module, con
     uint32_t head_dim)
 {
     const struct strategy *strategy;
-    char name[NAME + 32], norm[NAME + 16];
-
-    char who[256];
+    char name[NAME + 32], norm[NAME + 16], who[256];
 
     snprintf(norm, sizeof(norm), "%s.%s", module, which);
     snprintf(name, sizeof(name), "%s.weight", norm);
@@ -110,12 +108,11 @@ static int project(struct builder *b, int layer, const char *module,
 
     if (strategy == NULL)
         return -1;
-    cut = b->size > 1 && strategy->cut == CUT_ROWS;
+    cut = b->size > 1 && strategy->cut == CUT_ROWS && strategy->out != OUT_GATHER;
     if (b->size > 1 && strategy->cut == CUT_COLS)
         builder_fail(b, "%s is %s: heads are cut by outputs (colwise) or not at all",
             place_who(b, names[0], who), strategy->name);
     cut_heads(b, module, strategy, shape, q, kv);
-    cut = cut && strategy->out != OUT_GATHER;
     b->kv_heads_most = cut ? most_heads(kv, b->size) : shape->kv_heads;
     if (cut)
         set_heads(b, names[0], shape, q[b->rank], kv[b->rank]);

@@ -149,7 +149,7 @@ int mlp_layer(struct builder *b, int layer, const char *module, uint32_t hidden,
 struct embedding {
     const struct weight *table;
     struct range rows; /* ids this rank has, whole rows of them; count 0: cut otherwise */
-    const struct column_map *map; /* which ids every rank has; NULL: all of them */
+    struct column_map *map; /* which ids every rank has; NULL: all of them */
 };
 int embedding_layer(struct builder *b, const char *module, uint32_t vocab, uint32_t hidden,
     struct embedding *own);

@@ -128,7 +128,7 @@ static int tied_logits(struct builder *b, const struct strategy *strategy,
     builder_op(b, (struct op){.kind = OP_LINEAR, .layer = -1, .in = {picked, -1}, .out = out,
         .weight = tied->table});
     place_set(b, out, "lm_head", cut ? PLACE_SHARD : PLACE_REPLICATE, vocab,
-        cut ? place_even_map(b, "lm_head", strategy, vocab, VOCAB_UNIT) : NULL);
+        cut ? tied->map : NULL); /* the same: shares_table() has compared them */
     return out;
 }
 

@@ -67,31 +67,22 @@ enum status rows_all_gather(struct comm *comm, int thread, int threads, float *x
 
 /* Columns -------------------------------------------------------------------------------- */
 
-static size_t width_of(const struct column_map *map, int rank)
-{
-    size_t width = 0;
-
-    for (int p = 0; p < map->n_parts; p++)
-        width += map->parts[p].count[rank];
-    return width;
-}
-
 static enum status check_map(const struct coll_shm *c, size_t mine_cols,
     const struct column_map *map)
 {
     for (int r = 0; r < c->o.size; r++) {
-        if (width_of(map, r) > c->o.row_floats)
-            return log_fail(STATUS_INTERNAL, "all_gather_cols of %zu columns a rank, room for %zu",
-                width_of(map, r), c->o.row_floats);
+        if (column_map_own(map, r) > c->o.row_floats)
+            return log_fail(STATUS_INTERNAL, "all_gather_cols of %u columns a rank, room for %zu",
+                column_map_own(map, r), c->o.row_floats);
         for (int p = 0; p < map->n_parts; p++)
             if ((uint64_t)map->parts[p].at + map->parts[p].first[r] + map->parts[p].count[r] >
                 map->cols)
                 return log_fail(STATUS_INTERNAL, "part %d of rank %d ends behind column %u", p, r,
                     map->cols);
     }
-    if (width_of(map, c->o.rank) != mine_cols)
-        return log_fail(STATUS_INTERNAL, "all_gather_cols: %zu columns of ours, %zu in the map",
-            mine_cols, width_of(map, c->o.rank));
+    if (column_map_own(map, c->o.rank) != mine_cols)
+        return log_fail(STATUS_INTERNAL, "all_gather_cols: %zu columns of ours, %u in the map",
+            mine_cols, column_map_own(map, c->o.rank));
     return STATUS_OK;
 }
 
@@ -99,7 +90,7 @@ static enum status check_map(const struct coll_shm *c, size_t mine_cols,
 static void place_columns(float *out, const float *src, size_t rows, int rank,
     const struct column_map *map)
 {
-    size_t width = width_of(map, rank);
+    size_t width = column_map_own(map, rank);
 
     for (size_t row = 0; row < rows; row++) {
         const float *from = src + row * width;
@@ -121,7 +112,8 @@ static size_t rows_in_slice(const struct coll_shm *c, const struct column_map *m
     size_t widest = 1;
 
     for (int r = 0; r < c->o.size; r++)
-        widest = width_of(map, r) > widest ? width_of(map, r) : widest;
+        if (column_map_own(map, r) > widest)
+            widest = column_map_own(map, r);
     return slice_floats > widest ? slice_floats / widest : 1;
 }
 

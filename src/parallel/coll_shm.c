@@ -102,8 +102,8 @@ static void take_options(struct coll_shm *c, const struct coll_algorithm *algori
         .threads = o->threads,
         .deadline_ns = o->deadline_ns,
     };
-    c->comm = (struct comm){
-        .rank = o->rank, .size = o->size, .row = algorithm->row, .state = c};
+    c->comm = (struct comm){.rank = o->rank, .size = o->size, .most_floats = o->reduce_floats,
+        .row = algorithm->row, .state = c};
 }
 
 static enum status open_channels(struct coll_shm *c, const struct coll_algorithm *algorithm)

@@ -31,7 +31,8 @@ _Static_assert((int)QUERN_OUT_SHARD == (int)OUT_SHARD &&
 _Static_assert((int)QUERN_KIND_LINEAR == (int)KIND_LINEAR &&
                    (int)QUERN_KIND_EMBEDDING == (int)KIND_EMBEDDING &&
                    (int)QUERN_KIND_NORM == (int)KIND_NORM &&
-                   (int)QUERN_KIND_MODULE == (int)KIND_MODULE,
+                   (int)QUERN_KIND_MODULE == (int)KIND_MODULE &&
+                   (int)QUERN_KIND_FUSED == (int)KIND_FUSED,
     "kinds");
 
 /* A registration failed, whatever the plugin makes of it. Writer: the loading thread. */

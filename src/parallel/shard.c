@@ -63,7 +63,7 @@ enum status shard_check(uint32_t heads, int size)
     if (size < 1)
         return log_fail(STATUS_INVALID, "tp %d is not a number of ranks: use 1 to %u", size, heads);
     if ((uint32_t)size > heads)
-        return log_fail(STATUS_INVALID, "tp %d needs %d query heads, this model has %u: use at most "
-            "%u", size, size, heads, heads);
+        return log_fail(STATUS_INVALID, "tp %d needs %d query heads, this model has %u: use at "
+            "most %u", size, size, heads, heads);
     return STATUS_OK;
 }

@@ -94,8 +94,7 @@ static const struct strategy rows[] = {
     },
     {
         .name = "moe_identity_expert",
-        .effect = "the whole weight; the input is divided by the ranks, so that a sum restores the "
-                  "output",
+        .effect = "as replicate: dividing the input by the ranks and summing outputs is left out",
         .cut = CUT_NONE, .in = IN_REPLICATE, .out = OUT_PARTIAL, .applies = KIND_LINEAR,
     },
     {

@@ -44,7 +44,8 @@ static bool name_valid(const char *name)
 /* What cannot be, in words; NULL: fine. */
 static const char *contradiction(const struct strategy *s)
 {
-    bool linear = (s->applies & KIND_LINEAR) != 0, table = (s->applies & KIND_EMBEDDING) != 0;
+    bool linear = (s->applies & (KIND_LINEAR | KIND_FUSED)) != 0;
+    bool table = (s->applies & KIND_EMBEDDING) != 0;
     bool by_columns = s->out == OUT_SHARD || s->out == OUT_GATHER;
 
     if ((unsigned)s->cut > CUT_COLS || (unsigned)s->in > IN_ANY ||
@@ -53,8 +54,11 @@ static const char *contradiction(const struct strategy *s)
         return "cut, in, out or applies is none of the values in quern/plugin.h";
     if (s->cut == CUT_NONE && s->slice != NULL)
         return "it has a slice function and cuts nothing";
-    if (s->cut != CUT_NONE && (s->applies & ~(unsigned)(KIND_LINEAR | KIND_EMBEDDING)) != 0)
+    if (s->cut != CUT_NONE &&
+        (s->applies & ~(unsigned)(KIND_LINEAR | KIND_FUSED | KIND_EMBEDDING)) != 0)
         return "only linear layers and embeddings can be cut";
+    if (s->cut == CUT_COLS && (s->applies & KIND_FUSED) != 0)
+        return "a fused linear layer is cut by outputs (rows) or not at all";
     if (linear && s->cut == CUT_ROWS && !by_columns)
         return "a linear layer with cut rows leaves its output shard or gather";
     if (linear && s->cut == CUT_COLS && by_columns)

@@ -52,7 +52,7 @@ enum status scheme_read_w8a8_fp8(struct quant_scheme *s, const char *file, const
 enum status scheme_read_blockwise_int8(struct quant_scheme *s, const char *file,
     const json_t *config);
 
-/* The rule of `o`, which has a method; INVALID (logged): no such, or none with these activations. */
+/* The rule of `o`, which has a method. INVALID (logged): no such, or not with such activations. */
 enum status scheme_runtime_rule(const struct quant_options *o, struct quant_rule *rule);
 
 #endif

@@ -158,7 +158,7 @@ static void print_group(const struct bench_group *g)
     if (g->choice.measured > 0)
         printf("chosen by measuring %u sizes\n\n", g->choice.measured);
     else
-        printf("chosen by the default table: the machine was too busy to be measured\n\n");
+        printf("chosen without measuring: QUERN_COLL forces one, or the machine was too busy\n\n");
     print_reduce(g);
     print_fused(g);
     printf("\nthe automatic choice is at most %.2f times the best (goal 1.10); fused %.2f\n\n",

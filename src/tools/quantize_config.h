@@ -10,7 +10,7 @@
 #include "quant/stored.h"
 #include "tools/folder_write.h"
 
-/* A rule's codes lie in I32 words: weights alone, of 4 or 8 bits, as loaders of such expect them. */
+/* Do a rule's codes lie in I32 words? Integer weights alone do, as their loaders expect. */
 bool quantize_packed(const struct quant_rule *rule);
 
 /* `rule` is of all linear layers but the head, `head` of the head or NULL: it is plain. With

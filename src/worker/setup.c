@@ -61,17 +61,31 @@ static struct mesh_shape mesh_shape(const struct worker *w)
  * all. 0: none is. */
 static size_t widest_row(const struct program *p, int size)
 {
-    size_t widest = 0;
+    uint32_t widest = 0;
 
     for (int i = 0; i < p->n_ops; i++)
         for (int r = 0; p->ops[i].kind == OP_GATHER_COLS && r < size; r++) {
-            const struct column_map *map = p->ops[i].map;
-            size_t row = 0;
+            uint32_t row = column_map_own(p->ops[i].map, r);
 
-            for (int part = 0; part < map->n_parts; part++)
-                row += map->parts[part].count[r];
             widest = row > widest ? row : widest;
         }
+    return widest;
+}
+
+/* The columns of the widest buffer that is scattered or gathered by rows, and of the residual
+ * stream at least; the same number on all. Sums that are wider go in pieces, these do not. */
+static size_t widest_whole(const struct worker *w)
+{
+    const struct program *p = &w->model.program;
+    uint32_t widest = (uint32_t)w->config.hidden;
+
+    for (int i = 0; i < p->n_ops; i++) {
+        const struct op *op = &p->ops[i];
+
+        if ((op->kind == OP_REDUCE_SCATTER || op->kind == OP_GATHER_ROWS) &&
+            p->buffers[op->in[0]].cols > widest)
+            widest = p->buffers[op->in[0]].cols;
+    }
     return widest;
 }
 
@@ -87,7 +101,7 @@ static void comm_options(struct worker *w, const struct agreement *a, struct col
         .rank = w->rank,
         .size = w->size,
         .threads = (int)a->threads,
-        .reduce_floats = (size_t)a->limits.max_tokens * (size_t)w->config.hidden,
+        .reduce_floats = (size_t)a->limits.max_tokens * widest_whole(w),
         .gather_bytes = logits > SAMPLE_BYTES ? logits : SAMPLE_BYTES,
         .row_floats = widest_row(&w->model.program, w->size),
         .norm_cols = (size_t)w->config.hidden,

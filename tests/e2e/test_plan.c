@@ -275,15 +275,22 @@ static const char light_plan[] = "{\n"
                                  "  \"lm_head\": \"colwise_gather_output\"\n"
                                  "}\n";
 
-static const char *plugin(char path[4096])
+/* Where make puts a module of the examples or the tests, or libtool. */
+static const char *module_path(char path[4096], const char *name)
 {
     const char *folder = getenv("QUERN_EXAMPLES");
 
-    snprintf(path, 4096, "%s/02_strategy_plugin.so", folder != NULL ? folder : "examples");
+    if (folder == NULL)
+        folder = "examples";
+    snprintf(path, 4096, "%s/%s.so", folder, name);
     if (access(path, R_OK) != 0)
-        snprintf(path, 4096, "%s/.libs/02_strategy_plugin.so",
-            folder != NULL ? folder : "examples");
+        snprintf(path, 4096, "%s/.libs/%s.so", folder, name);
     return path;
+}
+
+static const char *plugin(char path[4096])
+{
+    return module_path(path, "02_strategy_plugin");
 }
 
 static void a_plugins_strategy_cuts_as_it_says(void **state)
@@ -340,6 +347,30 @@ static void modules_of_a_product_are_told_by_their_own_lines(void **state)
     is(plan, "model.layers.0.mlp.gate_proj.weight", "colwise", "shard(0)");
     is(plan, "model.layers.0.mlp.up_proj.weight", "packed_colwise", "shard(0)");
     json_decref(plan);
+}
+
+/* Rows of the MLP and of logits, scattered and gathered: wider than the residual stream. */
+static void rows_wider_than_hidden_are_scattered_and_gathered(void **state)
+{
+    static const char rows_plan[] = "{\n"
+                                    "  \"layers.*.mlp.gate_up_proj\": \"rows_of_whole\",\n"
+                                    "  \"lm_head\": \"rows_of_sum\"\n}\n";
+    struct golden stories[GOLDEN_MOST];
+    char path[4096], plan_path[1024];
+    struct command c;
+
+    (void)state;
+    assert_true(golden_read(stories) > 0);
+    child_run(&c, NULL,
+        (const char *const[]){"run", "--greedy", "-n", "64", "--compute", "f32", "--kv-dtype",
+            "f32", "--max-batched-tokens", "16", "--tp", "2", "--plugin",
+            module_path(path, "rows_plugin"), "--tp-plan", write_plan(plan_path, rows_plan),
+            "--print-ids", stories[0].text, NULL});
+    if (c.status != 0)
+        fail_msg("status %d: %s", c.status, c.err);
+    c.out[strcspn(c.out, "\n")] = '\0';
+    assert_string_equal(c.out, stories[0].greedy);
+    child_free(&c);
 }
 
 /* That plugin makes rank 0 light, but memory is for all. */
@@ -416,6 +447,7 @@ int main(void)
         cmocka_unit_test(large_models_are_planned_without_their_weights),
         cmocka_unit_test(a_plugins_strategy_cuts_as_it_says),
         cmocka_unit_test(a_plugins_strategy_tells_the_same_story),
+        cmocka_unit_test(rows_wider_than_hidden_are_scattered_and_gathered),
         cmocka_unit_test(memory_holds_where_rank_0_is_light),
         cmocka_unit_test(modules_of_a_product_are_told_by_their_own_lines),
         cmocka_unit_test(plans_that_cannot_be_are_told_where),
