@@ -313,23 +313,31 @@ static void a_plugins_strategy_cuts_as_it_says(void **state)
     json_decref(plan);
 }
 
-static void a_plugins_strategy_tells_the_same_story(void **state)
+/* The golden story, with a module's strategies over two ranks. */
+static void tells_the_same_story(const char *module, const char *plan, const char *batched_tokens)
 {
     struct golden stories[GOLDEN_MOST];
-    char plan_path[1024], module[4096];
+    char plan_path[1024];
     struct command c;
 
-    (void)state;
     assert_true(golden_read(stories) > 0);
     child_run(&c, NULL,
         (const char *const[]){"run", "--greedy", "-n", "64", "--compute", "f32", "--kv-dtype",
-            "f32", "--tp", "2", "--plugin", plugin(module), "--tp-plan",
-            write_plan(plan_path, light_plan), "--print-ids", stories[0].text, NULL});
+            "f32", "--tp", "2", "--max-batched-tokens", batched_tokens, "--plugin", module,
+            "--tp-plan", write_plan(plan_path, plan), "--print-ids", stories[0].text, NULL});
     if (c.status != 0)
         fail_msg("%s", c.err);
     c.out[strcspn(c.out, "\n")] = '\0';
     assert_string_equal(c.out, stories[0].greedy);
     child_free(&c);
+}
+
+static void a_plugins_strategy_tells_the_same_story(void **state)
+{
+    char module[4096];
+
+    (void)state;
+    tells_the_same_story(plugin(module), light_plan, "512");
 }
 
 /* gate and up are one product: what is printed of each is still what its own line says. */
@@ -355,22 +363,10 @@ static void rows_wider_than_hidden_are_scattered_and_gathered(void **state)
     static const char rows_plan[] = "{\n"
                                     "  \"layers.*.mlp.gate_up_proj\": \"rows_of_whole\",\n"
                                     "  \"lm_head\": \"rows_of_sum\"\n}\n";
-    struct golden stories[GOLDEN_MOST];
-    char path[4096], plan_path[1024];
-    struct command c;
+    char module[4096];
 
     (void)state;
-    assert_true(golden_read(stories) > 0);
-    child_run(&c, NULL,
-        (const char *const[]){"run", "--greedy", "-n", "64", "--compute", "f32", "--kv-dtype",
-            "f32", "--max-batched-tokens", "16", "--tp", "2", "--plugin",
-            module_path(path, "rows_plugin"), "--tp-plan", write_plan(plan_path, rows_plan),
-            "--print-ids", stories[0].text, NULL});
-    if (c.status != 0)
-        fail_msg("status %d: %s", c.status, c.err);
-    c.out[strcspn(c.out, "\n")] = '\0';
-    assert_string_equal(c.out, stories[0].greedy);
-    child_free(&c);
+    tells_the_same_story(module_path(module, "rows_plugin"), rows_plan, "16");
 }
 
 /* That plugin makes rank 0 light, but memory is for all. */
