@@ -222,13 +222,19 @@ static int compare_floats(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static float median(const float *us, int n)
+float choice_median(float *us, int n)
 {
-    float sorted[MOST_BATCHES];
+    qsort(us, (size_t)n, sizeof(*us), compare_floats);
+    return n % 2 == 1 ? us[n / 2] : (us[n / 2 - 1] + us[n / 2]) / 2;
+}
 
-    memcpy(sorted, us, (size_t)n * sizeof(*us));
-    qsort(sorted, (size_t)n, sizeof(*sorted), compare_floats);
-    return n % 2 == 1 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+/* 0: it has no batch. The samples stay in the order of their batches. */
+static float median_of(const struct samples *s, int algorithm)
+{
+    float us[MOST_BATCHES];
+
+    memcpy(us, s->us[algorithm], sizeof(us));
+    return s->n[algorithm] > 0 ? choice_median(us, s->n[algorithm]) : 0;
 }
 
 /* Are the two fastest algorithms as good as each other? */
@@ -237,7 +243,7 @@ static bool best_are_alike(const struct samples *s)
     float best = 0, second = 0;
 
     for (int a = 0; a < COLL_ALGORITHMS; a++) {
-        float us = s->n[a] > 0 ? median(s->us[a], s->n[a]) : 0;
+        float us = median_of(s, a);
 
         if (us > 0 && (best <= 0 || us < best)) {
             second = best;
@@ -259,7 +265,7 @@ static bool is_enough(const struct samples *s, const struct turn *t)
 static void keep_medians(const struct samples *s, const struct turn *t, struct choice *c)
 {
     for (int a = 0; a < COLL_ALGORITHMS; a++)
-        c->us[t->kind][a][t->index] = s->n[a] > 0 ? median(s->us[a], s->n[a]) : 0;
+        c->us[t->kind][a][t->index] = median_of(s, a);
 }
 
 /* The turn behind `last`, if there is one left; with the next kind or size when `done`. */

@@ -36,6 +36,9 @@ struct choice {
 /* The index whose size is nearest to `bytes`. */
 int choice_index(size_t bytes);
 
+/* Of n > 0 times, which it sorts. */
+float choice_median(float *us, int n);
+
 /* The table that needs no measuring: by ranks and bytes alone. */
 void choice_default(const struct coll_shm_options *o, struct choice *out);
 

@@ -31,7 +31,6 @@ enum {
     FLAG_BATCHES = 8,
     BATCH_BYTES = 512 << 10,
     MOST_CALLS = 48,
-    MOST_ROUNDS = BENCH_MOST_EFFORT,
 };
 static const uint64_t deadline_ns = 60 * UINT64_C(1000000000);
 
@@ -275,30 +274,6 @@ static void shuffle(uint32_t *state, int order[BENCH_WAYS])
     }
 }
 
-static int compare_floats(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-
-    return (x > y) - (x < y);
-}
-
-/* Sorts v [n]. */
-static double median(float *v, int n)
-{
-    qsort(v, (size_t)n, sizeof(*v), compare_floats);
-    return n % 2 == 1 ? v[n / 2] : ((double)v[n / 2 - 1] + v[n / 2]) / 2;
-}
-
-static void summarise(struct bencher *b, struct bench_reduce *r)
-{
-    float all[MOST_ROUNDS];
-
-    for (int way = 0; way < BENCH_WAYS; way++) {
-        memcpy(all, b->rounds + way * b->effort, (size_t)b->effort * sizeof(float));
-        r->us[way] = median(all, b->effort);
-    }
-}
-
 static enum status measure_size(struct bencher *b, int size)
 {
     size_t bytes = bench_reduce_bytes(size), floats = bytes / sizeof(float);
@@ -315,7 +290,8 @@ static enum status measure_size(struct bencher *b, int size)
     }
     if (s != STATUS_OK || b->o.rank != 0)
         return s;
-    summarise(b, &r);
+    for (int way = 0; way < BENCH_WAYS; way++)
+        r.us[way] = (double)choice_median(b->rounds + way * b->effort, b->effort);
     b->shared->group.sizes[size] = r;
     return s;
 }
