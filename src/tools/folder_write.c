@@ -31,19 +31,39 @@ static enum status fail_write(const char *path)
 
 /* The directory -------------------------------------------------------------------------------- */
 
+/* Of the path without slashes behind it, which would hide that it is a link. */
+static int own_length(const char *dir)
+{
+    size_t n = strlen(dir);
+
+    while (n > 1 && dir[n - 1] == '/')
+        n--;
+    return (int)n;
+}
+
+/* What is written takes the place of the directory at the end, which ".", ".." and a link lack. */
+static bool is_own_name(const char *dir)
+{
+    char path[PATH_MAX], *slash;
+    const char *name;
+    struct stat info;
+
+    snprintf(path, sizeof(path), "%.*s", own_length(dir), dir);
+    slash = strrchr(path, '/');
+    name = slash != NULL ? slash + 1 : path;
+    return strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
+           (lstat(path, &info) != 0 || !S_ISLNK(info.st_mode));
+}
+
 enum status folder_check(const char *dir)
 {
-    const char *slash = strrchr(dir, '/'), *name = slash != NULL ? slash + 1 : dir;
     struct dirent *entry;
-    struct stat info;
     bool empty = true;
     DIR *open_dir;
 
     if (dir[0] == '\0' || strlen(dir) > PATH_MAX - 64)
         return log_fail(STATUS_INVALID, "the directory to write has no name, or too long a one");
-    /* what is written takes their place at the end, which these have not */
-    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
-        (lstat(dir, &info) == 0 && S_ISLNK(info.st_mode)))
+    if (!is_own_name(dir))
         return log_fail(STATUS_INVALID, "%s is no directory's own name: give one that is, or a new "
             "one", dir);
     open_dir = opendir(dir);
@@ -92,15 +112,13 @@ static void remove_folder(const char *folder)
 
 enum status folder_begin(struct folder *f, const char *dir, uint64_t bytes, const char *advice)
 {
-    size_t n = strlen(dir);
+    int n = own_length(dir);
     enum status s = folder_check(dir);
 
     if (s != STATUS_OK)
         return s;
-    while (n > 1 && dir[n - 1] == '/')
-        n--;
-    snprintf(f->dir, sizeof(f->dir), "%.*s", (int)n, dir);
-    snprintf(f->path, sizeof(f->path), "%.*s.tmp-%ld", (int)n, dir, (long)getpid());
+    snprintf(f->dir, sizeof(f->dir), "%.*s", n, dir);
+    snprintf(f->path, sizeof(f->path), "%.*s.tmp-%ld", n, dir, (long)getpid());
     if (mkdir(f->path, 0777) != 0)
         return log_fail(STATUS_IO, "%s: cannot make the directory: %s", f->path, strerror(errno));
     s = check_room(f, bytes, advice);

@@ -312,7 +312,7 @@ static void a_tied_head_is_written_apart(void **state)
 
 static void what_cannot_be_written_is_refused(void **state)
 {
-    struct temp_dir dir;
+    struct temp_dir dir, empty;
     char out[512];
 
     (void)state;
@@ -341,6 +341,14 @@ static void what_cannot_be_written_is_refused(void **state)
     quantise_golden("models/odd", &(struct quantize_options){.method = "int8"}, out,
         STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "is no directory's own name"));
+    temp_dir_make(&empty);
+    snprintf(out, sizeof(out), "%s/slashed", dir.path);
+    assert_int_equal(symlink(empty.path, out), 0);
+    snprintf(out, sizeof(out), "%s/slashed//", dir.path); /* a link to where it would fit */
+    quantise_golden("models/odd", &(struct quantize_options){.method = "int8"}, out,
+        STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "is no directory's own name"));
+    temp_dir_remove(&empty);
     quantise_golden("models/odd", &(struct quantize_options){.method = "int8"}, ".",
         STATUS_INVALID);
     temp_dir_remove(&dir);
