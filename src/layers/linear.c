@@ -66,7 +66,8 @@ static struct weight_part stored_part(const struct product *p, int index)
     struct weight_part own = {.module = part->module, .as = plan_name(part), .all_rows = part->rows,
         .all_cols = p->in_cols, .rows = part->rows};
 
-    if (part->merged == NULL || quant_is_stored(l, part->module) || !quant_is_stored(l, part->merged))
+    if (part->merged == NULL || quant_is_stored(l, part->module) ||
+        !quant_is_stored(l, part->merged))
         return own;
     own.module = part->merged;
     own.all_rows = all_rows(p);
@@ -192,7 +193,8 @@ static struct column_map *row_map(struct product *p)
                 *first = part->own[r].first;
                 *count = part->own[r].count;
             } else {
-                place_range(b, part->module, p->strategy, part->rows, part->unit, r, first, count);
+                place_range(b, plan_name(part), p->strategy, part->rows, part->unit, r, first,
+                    count);
             }
         }
     }
