@@ -42,7 +42,9 @@ static void ask_for_parts(const struct coll_shm *c, const struct fused_norm_args
     for (int r = 0; r < c->o.size; r++) {
         const float *part = (const float *)channel_at(&c->every, r, which) + mine.first * a->cols;
 
-        for (size_t i = 0; r != c->o.rank && i < n; i += COLL_LINE_FLOATS)
+        if (r == c->o.rank)
+            continue;
+        for (size_t i = 0; i < n; i += COLL_LINE_FLOATS)
             __builtin_prefetch(part + i);
     }
 }
