@@ -1,6 +1,6 @@
 /* segment.h - a sealed memfd: the memory that supervisor and workers share.
  *
- * Purpose:  one mapping per group; rings, arenas, heaps and flags are carved
+ * Purpose:  one mapping per group; rings, ring buffers, heaps and flags are carved
  *           out of it by offset. Each process may map it at another address,
  *           so nothing in it is ever a pointer.
  * Memory:   the creator sizes and seals it; from then on nobody, by accident

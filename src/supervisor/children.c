@@ -29,7 +29,7 @@ static const char *child_name(const struct child *c, char text[64])
 
 static struct member *member_of(const struct child *c)
 {
-    struct group_control *control = c->sv->group.control;
+    struct shared_control *control = c->sv->shared.control;
 
     return c->kind == CHILD_TEXT ? &control->text : &control->ranks[c->rank];
 }
@@ -109,7 +109,7 @@ void supervisor_fail(struct supervisor *sv, const char *why)
         return;
     snprintf(sv->failure, sizeof(sv->failure), "%s", why);
     sv->state = SUPERVISOR_FAILED;
-    atomic_store_explicit(&sv->group.control->abort_word, 1, memory_order_release);
+    atomic_store_explicit(&sv->shared.control->abort_word, 1, memory_order_release);
     children_kill(sv);
     requests_fail(sv, sv->failure);
     clients_tell(sv, FRAME_ERROR, sv->failure, strlen(sv->failure)); /* who only waits, too */
@@ -129,15 +129,15 @@ void supervisor_stop(struct supervisor *sv)
         children_kill(sv);
     sv->state = SUPERVISOR_STOPPING;
     requests_fail(sv, "the server is stopping");
-    if (ring_reserve(&sv->group.requests, &slot) == STATUS_OK) {
+    if (ring_reserve(&sv->shared.requests, &slot) == STATUS_OK) {
         *(struct request_msg *)slot = (struct request_msg){
-            .generation = sv->group.control->generation, .kind = REQUEST_STOP};
-        ring_publish(&sv->group.requests);
+            .generation = sv->shared.control->generation, .kind = REQUEST_STOP};
+        ring_publish(&sv->shared.requests);
     }
-    ring_close(&sv->group.requests);
-    ring_close(&sv->group.text_requests);
-    doorbell_ring(&sv->group.rank_bells[0]);
-    doorbell_ring(&sv->group.text_bell);
+    ring_close(&sv->shared.requests);
+    ring_close(&sv->shared.text_requests);
+    doorbell_ring(&sv->shared.rank_bells[0]);
+    doorbell_ring(&sv->shared.text_bell);
     start_timer(sv, stop_grace_ns);
     end_if_alone(sv);
 }
@@ -167,14 +167,14 @@ static void on_exit_of(struct loop_op *op, int64_t result)
 static enum status start_child(struct supervisor *sv, enum child_kind kind, int rank)
 {
     struct child *c = &sv->children[sv->n_children];
-    char fds_text[GROUP_FDS_TEXT], rank_text[16];
+    char fds_text[SHARED_FDS_TEXT], rank_text[16];
     char *rank_argv[] = {"quern", "worker", rank_text, fds_text, NULL};
     char *text_argv[] = {"quern", "text", fds_text, NULL};
-    int fds[GROUP_MAX_FDS], n = group_fds(&sv->group, fds);
+    int fds[SHARED_MAX_FDS], n = shared_fds(&sv->shared, fds);
     enum status s;
 
     snprintf(rank_text, sizeof(rank_text), "%d", rank);
-    group_fds_format(&sv->group, fds_text);
+    shared_fds_format(&sv->shared, fds_text);
     *c = (struct child){.sv = sv, .kind = kind, .rank = rank, .pidfd = -1};
     s = proc_spawn("/proc/self/exe", kind == CHILD_TEXT ? text_argv : rank_argv, fds, (size_t)n,
         &c->pid, &c->pidfd);
@@ -192,7 +192,7 @@ enum status children_start(struct supervisor *sv)
 {
     enum status s = start_child(sv, CHILD_TEXT, 0);
 
-    for (int rank = 0; s == STATUS_OK && rank < (int)sv->group.control->config.tp; rank++)
+    for (int rank = 0; s == STATUS_OK && rank < (int)sv->shared.control->config.tp; rank++)
         s = start_child(sv, CHILD_RANK, rank);
     if (s != STATUS_OK)
         children_kill(sv);
@@ -202,13 +202,13 @@ enum status children_start(struct supervisor *sv)
 /* The detokenisation table, once the text worker has sealed it. */
 static void take_vocabulary(struct supervisor *sv)
 {
-    if (sv->text_ready || stage_of(&sv->group.control->text) != STAGE_READY)
+    if (sv->text_ready || stage_of(&sv->shared.control->text) != STAGE_READY)
         return;
-    if (segment_map(sv->group.vocab_fd, &sv->vocab_segment) != STATUS_OK) {
+    if (segment_map(sv->shared.vocab_fd, &sv->vocab_segment) != STATUS_OK) {
         supervisor_fail(sv, log_last_error());
         return;
     }
-    sv->group.vocab_fd = -1; /* the segment's now */
+    sv->shared.vocab_fd = -1; /* the segment's now */
     if (vocab_table_attach(sv->vocab_segment.base, sv->vocab_segment.bytes, &sv->vocab) != STATUS_OK)
         supervisor_fail(sv, log_last_error());
     sv->text_ready = true;
@@ -226,8 +226,8 @@ static void tell_progress(struct supervisor *sv)
 {
     struct frame_loading l = {0};
 
-    for (uint32_t i = 0; i < sv->group.control->config.tp; i++) {
-        const struct member *m = &sv->group.control->ranks[i];
+    for (uint32_t i = 0; i < sv->shared.control->config.tp; i++) {
+        const struct member *m = &sv->shared.control->ranks[i];
 
         /* relaxed: only shown */
         l.loaded += atomic_load_explicit(&m->loaded, memory_order_relaxed);
@@ -241,7 +241,7 @@ static void tell_progress(struct supervisor *sv)
 
 void children_look(struct supervisor *sv)
 {
-    const struct group_facts *facts = &sv->group.control->facts;
+    const struct model_facts *facts = &sv->shared.control->facts;
     const char *why;
 
     if (sv->state >= SUPERVISOR_STOPPING)

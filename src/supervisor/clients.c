@@ -180,7 +180,7 @@ enum status client_add(struct supervisor *sv, int fd)
 {
     struct client *c = calloc(1, sizeof(*c));
     struct frame_hello hello = {
-        .protocol = PROTOCOL_VERSION, .generation = sv->group.control->generation};
+        .protocol = PROTOCOL_VERSION, .generation = sv->shared.control->generation};
 
     if (c == NULL)
         return log_fail(STATUS_NOMEM, "no memory for another client");
@@ -195,8 +195,8 @@ enum status client_add(struct supervisor *sv, int fd)
     client_frame(c, FRAME_HELLO, 0, &hello, sizeof(hello), NULL, 0);
     if (sv->state == SUPERVISOR_SERVING)
         client_frame(c, FRAME_READY, 0,
-            &(struct frame_ready){.vocab = sv->group.control->facts.vocab,
-                .max_model_len = sv->group.control->facts.max_model_len},
+            &(struct frame_ready){.vocab = sv->shared.control->facts.vocab,
+                .max_model_len = sv->shared.control->facts.max_model_len},
             sizeof(struct frame_ready), NULL, 0);
     loop_recv(sv->loop, &c->recv, fd);
     return STATUS_OK;

@@ -18,21 +18,21 @@
 static enum status push_text(struct supervisor *sv, struct request *r)
 {
     struct text_msg m = {
-        .generation = sv->group.control->generation,
+        .generation = sv->shared.control->generation,
         .kind = r->params.kind == SUBMIT_CHAT ? TEXT_CHAT : TEXT_ENCODE,
         .id = r->id,
         .bytes = (uint32_t)r->data.n,
     };
     void *slot;
-    enum status s = ring_reserve(&sv->group.text_requests, &slot);
+    enum status s = ring_reserve(&sv->shared.text_requests, &slot);
 
     if (s == STATUS_OK)
-        s = arena_alloc(&sv->group.text_arena, r->data.n, &m.at, &m.end);
+        s = ring_buffer_alloc(&sv->shared.text_bytes, r->data.n, &m.at, &m.end);
     if (s != STATUS_OK)
         return s;
-    memcpy(arena_at(&sv->group.text_arena, m.at, r->data.n), r->data.mem, r->data.n);
+    memcpy(ring_buffer_at(&sv->shared.text_bytes, m.at, r->data.n), r->data.mem, r->data.n);
     *(struct text_msg *)slot = m;
-    ring_publish(&sv->group.text_requests);
+    ring_publish(&sv->shared.text_requests);
     r->state = REQUEST_ENCODING;
     bytes_free(&r->data);
     return STATUS_OK;
@@ -56,7 +56,7 @@ static void push_texts(struct supervisor *sv)
         pushed = true;
     }
     if (pushed)
-        doorbell_ring(&sv->group.text_bell);
+        doorbell_ring(&sv->shared.text_bell);
 }
 
 static void take_encoded(struct supervisor *sv, struct request *r, const struct text_msg *m,
@@ -87,20 +87,20 @@ static void take_encoded(struct supervisor *sv, struct request *r, const struct 
 
 static enum status take_replies(struct supervisor *sv)
 {
-    struct group *g = &sv->group;
+    struct shared *g = &sv->shared;
     const void *slot;
     enum status s;
 
     while ((s = ring_peek(&g->text_replies, &slot)) == STATUS_OK) {
         struct text_msg m = *(const struct text_msg *)slot;
-        const void *payload = arena_at(&g->reply_arena, m.at, m.bytes);
+        const void *payload = ring_buffer_at(&g->reply_bytes, m.at, m.bytes);
         struct request *r = request_find(sv, m.id);
 
         if (payload == NULL)
             return log_fail(STATUS_INVALID, "the text worker's reply lies outside of its memory");
         if (r != NULL && r->state == REQUEST_ENCODING)
             take_encoded(sv, r, &m, payload);
-        s = arena_release(&g->reply_arena, m.end);
+        s = ring_buffer_release(&g->reply_bytes, m.end);
         ring_release(&g->text_replies);
         if (s != STATUS_OK)
             return s;
@@ -112,14 +112,14 @@ static enum status take_replies(struct supervisor *sv)
 
 static enum status check_prompt(const struct supervisor *sv, const struct request *r)
 {
-    const struct group_facts *f = &sv->group.control->facts;
+    const struct model_facts *f = &sv->shared.control->facts;
 
     if (r->n_ids == 0)
         return log_fail(STATUS_INVALID, "the prompt is empty: give it at least one character");
     if (r->n_ids >= f->max_model_len)
         return log_fail(STATUS_INVALID, "the prompt has %u tokens, the context holds %u with at "
             "least one new one: shorten it%s", r->n_ids, f->max_model_len,
-            sv->group.control->config.max_model_len ? " or raise --max-model-len" : "");
+            sv->shared.control->config.max_model_len ? " or raise --max-model-len" : "");
     for (uint32_t i = 0; i < r->n_ids; i++)
         if (r->ids[i] < 0 || (uint32_t)r->ids[i] >= f->vocab)
             return log_fail(STATUS_INVALID, "token id %d is out of range: this model has ids 0 to %u",
@@ -142,26 +142,26 @@ static enum status push_request(struct supervisor *sv, struct request *r)
 {
     size_t bytes = (size_t)r->n_ids * sizeof(*r->ids);
     struct request_msg m = {
-        .generation = sv->group.control->generation,
+        .generation = sv->shared.control->generation,
         .kind = REQUEST_SUBMIT,
         .flags = r->params.flags & SUBMIT_IGNORE_EOS ? REQUEST_IGNORE_EOS : 0,
         .id = r->id,
         .n_ids = r->n_ids,
         .max_tokens = r->params.max_tokens,
-        .sampling = sampling_of(&r->params, &sv->group.control->facts.defaults),
+        .sampling = sampling_of(&r->params, &sv->shared.control->facts.defaults),
     };
     void *slot;
     enum status s = check_prompt(sv, r);
 
     if (s == STATUS_OK)
-        s = ring_reserve(&sv->group.requests, &slot);
+        s = ring_reserve(&sv->shared.requests, &slot);
     if (s == STATUS_OK)
-        s = arena_alloc(&sv->group.request_arena, bytes, &m.ids_at, &m.ids_end);
+        s = ring_buffer_alloc(&sv->shared.request_bytes, bytes, &m.ids_at, &m.ids_end);
     if (s != STATUS_OK)
         return s;
-    memcpy(arena_at(&sv->group.request_arena, m.ids_at, bytes), r->ids, bytes);
+    memcpy(ring_buffer_at(&sv->shared.request_bytes, m.ids_at, bytes), r->ids, bytes);
     *(struct request_msg *)slot = m;
-    ring_publish(&sv->group.requests);
+    ring_publish(&sv->shared.requests);
     r->state = REQUEST_RUNNING;
     return STATUS_OK;
 }
@@ -170,11 +170,11 @@ static bool push_cancel(struct supervisor *sv, struct request *r)
 {
     void *slot;
 
-    if (ring_reserve(&sv->group.requests, &slot) != STATUS_OK)
+    if (ring_reserve(&sv->shared.requests, &slot) != STATUS_OK)
         return false;
     *(struct request_msg *)slot = (struct request_msg){
-        .generation = sv->group.control->generation, .kind = REQUEST_CANCEL, .id = r->id};
-    ring_publish(&sv->group.requests);
+        .generation = sv->shared.control->generation, .kind = REQUEST_CANCEL, .id = r->id};
+    ring_publish(&sv->shared.requests);
     return r->cancel_sent = true;
 }
 
@@ -209,7 +209,7 @@ static void push_requests(struct supervisor *sv)
         pushed = true;
     }
     if (pushed)
-        doorbell_ring(&sv->group.rank_bells[0]);
+        doorbell_ring(&sv->shared.rank_bells[0]);
 }
 
 static enum status journal(struct request *r, int32_t token)
@@ -294,7 +294,7 @@ static enum status take_tokens(struct supervisor *sv)
     const void *slot;
     enum status s;
 
-    while ((s = ring_peek(&sv->group.tokens, &slot)) == STATUS_OK) {
+    while ((s = ring_peek(&sv->shared.tokens, &slot)) == STATUS_OK) {
         const struct token_msg *m = slot;
         struct request *r = request_find(sv, m->id);
 
@@ -304,7 +304,7 @@ static enum status take_tokens(struct supervisor *sv)
             else
                 take_token(sv, r, m->token);
         }
-        ring_release(&sv->group.tokens);
+        ring_release(&sv->shared.tokens);
     }
     return s < 0 ? s : STATUS_OK;
 }

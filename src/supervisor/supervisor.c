@@ -23,7 +23,7 @@ static void on_bell(struct loop_op *op, int64_t result)
     if (result == -ECANCELED)
         return;
     if (result < 0 ||
-        (read(sv->group.supervisor_bell.fd, &count, sizeof(count)) < 0 && errno != EAGAIN))
+        (read(sv->shared.supervisor_bell.fd, &count, sizeof(count)) < 0 && errno != EAGAIN))
         supervisor_fail(sv, "the supervisor's doorbell is broken");
 }
 
@@ -67,13 +67,13 @@ static enum status turn(struct supervisor *sv)
 {
     enum status s = STATUS_OK;
 
-    doorbell_arm(&sv->group.supervisor_bell);
+    doorbell_arm(&sv->shared.supervisor_bell);
     children_look(sv);
     requests_pump(sv);
     clients_flush(sv);
     if (sv->state != SUPERVISOR_ENDED)
         s = loop_turn(sv->loop, -1);
-    doorbell_disarm(&sv->group.supervisor_bell);
+    doorbell_disarm(&sv->shared.supervisor_bell);
     return s < STATUS_OK ? s : STATUS_OK;
 }
 
@@ -82,14 +82,14 @@ static enum status open_all(struct supervisor *sv, const struct supervisor_optio
     enum status s = loop_open(o->loop, &sv->loop);
 
     if (s == STATUS_OK)
-        s = group_create(&o->config, 1, &sv->group);
+        s = shared_create(&o->config, 1, &sv->shared);
     if (s == STATUS_OK)
         s = watch_signals(sv);
     if (s != STATUS_OK)
         return s;
     sv->bell.done = on_bell;
     sv->bell.context = sv;
-    loop_bell(sv->loop, &sv->bell, sv->group.supervisor_bell.fd);
+    loop_bell(sv->loop, &sv->bell, sv->shared.supervisor_bell.fd);
     if (o->socket_path != NULL)
         s = clients_listen(sv, o->socket_path);
     if (s == STATUS_OK)
@@ -105,7 +105,7 @@ static void close_all(struct supervisor *sv)
     requests_free(sv);
     clients_close(sv);
     segment_close(&sv->vocab_segment);
-    group_close(&sv->group);
+    shared_close(&sv->shared);
     if (sv->signal_fd >= 0)
         close(sv->signal_fd);
 }

@@ -1,8 +1,8 @@
-/* supervisor.h - starts the group, carries requests between sockets and rings.
+/* supervisor.h - starts the workers, carries requests between sockets and rings.
  *
  * One process, one thread, one loop (ipc/loop.h): sockets, the doorbell,
  * pidfds, signals and timers are all completions. It opens no model and no
- * device; of the shared memory it only touches rings, arenas and the control
+ * device; of the shared memory it only touches rings, ring buffers and the control
  * page. What it knows of a request is its journal entry: parameters, prompt
  * ids, ids produced.
  *
@@ -22,7 +22,7 @@
 #include "ipc/loop.h"
 #include "ipc/proc.h"
 #include "msg/frame.h"
-#include "msg/group.h"
+#include "msg/shared.h"
 #include "text/stream_decode.h"
 #include "text/vocab_table.h"
 
@@ -49,7 +49,7 @@ struct client {
 enum request_state {
     REQUEST_NEW,      /* waits for room in the text ring */
     REQUEST_ENCODING, /* at the text worker */
-    REQUEST_QUEUED,   /* ids known; waits for the group and for room in the request ring */
+    REQUEST_QUEUED,   /* ids known; waits for the workers and for room in the request ring */
     REQUEST_RUNNING,  /* at rank 0 */
 };
 
@@ -96,7 +96,7 @@ enum supervisor_state {
 };
 
 struct supervisor_options {
-    struct group_config config;
+    struct runtime_config config;
     const char *socket_path; /* NULL: none */
     int private_fd;          /* a connected client whose end is ours; -1: none */
     const char *loop;        /* NULL, "uring" or "epoll" */
@@ -105,8 +105,8 @@ struct supervisor_options {
 struct supervisor {
     enum supervisor_state state;
     struct loop *loop;
-    struct group group;
-    struct child children[GROUP_MAX_RANKS + 1];
+    struct shared shared;
+    struct child children[MAX_RANKS + 1];
     int n_children, n_alive;
     bool text_ready;
     struct segment vocab_segment;
@@ -128,7 +128,7 @@ struct supervisor {
     struct fifo to_text, to_leader, news;
 };
 
-/* Runs until told to stop or until the group is dead. OK: ended in good order. Otherwise
+/* Runs until told to stop or until the workers are dead. OK: ended in good order. Otherwise
  * log_last_error() says why. What a client did wrong is logged, too, on its way into a frame:
  * the caller's sink drops errors meanwhile. DEAD: a private client has been told. */
 enum status supervisor_run(const struct supervisor_options *options);
@@ -142,7 +142,7 @@ void bytes_free(struct bytes *b);
 /* children.c */
 enum status children_start(struct supervisor *sv);
 void children_kill(struct supervisor *sv);
-/* Kills and waits: nothing of the group is left after it. */
+/* Kills and waits: nothing of them is left after it. */
 void children_end(struct supervisor *sv);
 /* Stages and progress, after a bell. */
 void children_look(struct supervisor *sv);

@@ -8,7 +8,7 @@
 
 #include "quern/log.h"
 
-enum { ARENA_BLOCK_BYTES = 16384 };
+enum { RING_BUFFER_BLOCK_BYTES = 16384 };
 
 struct json_arena {
     struct json_arena *next; /* older blocks */
@@ -16,13 +16,13 @@ struct json_arena {
     _Alignas(16) unsigned char mem[];
 };
 
-static void *arena_take(struct json_document *d, size_t bytes)
+static void *ring_buffer_take(struct json_document *d, size_t bytes)
 {
     struct json_arena *a = d->arena;
 
     bytes = (bytes + 15) & ~(size_t)15;
     if (a == NULL || a->room - a->used < bytes) {
-        size_t room = bytes > ARENA_BLOCK_BYTES ? bytes : ARENA_BLOCK_BYTES;
+        size_t room = bytes > RING_BUFFER_BLOCK_BYTES ? bytes : RING_BUFFER_BLOCK_BYTES;
 
         a = malloc(sizeof(*a) + room);
         if (a == NULL)
@@ -34,9 +34,9 @@ static void *arena_take(struct json_document *d, size_t bytes)
     return a->mem + a->used - bytes;
 }
 
-static const char *arena_copy(struct json_document *d, const char *text, size_t bytes)
+static const char *ring_buffer_copy(struct json_document *d, const char *text, size_t bytes)
 {
-    char *copy = arena_take(d, bytes + 1);
+    char *copy = ring_buffer_take(d, bytes + 1);
 
     if (copy == NULL)
         return NULL;
@@ -160,7 +160,7 @@ static void attach(struct builder *b, struct json_value *v)
 
 static bool add_value(struct builder *b, const struct json_token *token)
 {
-    struct json_value *v = arena_take(b->document, sizeof(*v));
+    struct json_value *v = ring_buffer_take(b->document, sizeof(*v));
 
     if (v == NULL)
         return false;
@@ -168,7 +168,7 @@ static bool add_value(struct builder *b, const struct json_token *token)
         .key = b->key, .key_bytes = b->key_bytes };
     b->key = NULL;
     if (v->type == JSON_IS_STRING || v->type == JSON_IS_NUMBER) {
-        v->text = arena_copy(b->document, token->text, token->bytes);
+        v->text = ring_buffer_copy(b->document, token->text, token->bytes);
         v->bytes = token->bytes;
         if (v->text == NULL)
             return false;
@@ -185,7 +185,7 @@ static bool add_token(struct builder *b, const struct json_token *token)
 {
     switch (token->kind) {
     case JSON_KEY:
-        b->key = arena_copy(b->document, token->text, token->bytes);
+        b->key = ring_buffer_copy(b->document, token->text, token->bytes);
         b->key_bytes = token->bytes;
         return b->key != NULL;
     case JSON_OBJECT_END:

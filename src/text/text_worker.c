@@ -14,8 +14,8 @@
 #include "text/tokenizer.h"
 #include "text/vocab_table.h"
 
-/* An arena takes half of itself in one piece. */
-enum { MOST_IDS = ARENA_BYTES / 2 / sizeof(int32_t) };
+/* An ring buffer takes half of itself in one piece. */
+enum { MOST_IDS = RING_BUFFER_BYTES / 2 / sizeof(int32_t) };
 
 static bool has_request(void *context)
 {
@@ -30,13 +30,13 @@ static enum status reserve_reply(struct text_worker *t, size_t bytes, void **slo
     struct text_msg *m)
 {
     const struct timespec nap = {.tv_nsec = 50000};
-    struct group *g = t->g;
+    struct shared *g = t->g;
     enum status s;
 
     for (;;) {
         s = ring_reserve(&g->text_replies, slot);
         if (s == STATUS_OK)
-            s = arena_alloc(&g->reply_arena, bytes, &m->at, &m->end);
+            s = ring_buffer_alloc(&g->reply_bytes, bytes, &m->at, &m->end);
         if (s != STATUS_AGAIN)
             return s;
         /* acquire: pairs with the failing member's release */
@@ -57,7 +57,7 @@ static enum status reply(struct text_worker *t, const struct text_msg *request, 
     if (s != STATUS_OK)
         return s;
     if (bytes > 0)
-        memcpy(arena_at(&t->g->reply_arena, m.at, bytes), payload, bytes);
+        memcpy(ring_buffer_at(&t->g->reply_bytes, m.at, bytes), payload, bytes);
     *(struct text_msg *)slot = m;
     ring_publish(&t->g->text_replies);
     return doorbell_ring(&t->g->supervisor_bell);
@@ -95,7 +95,7 @@ static enum status encode(struct text_worker *t, const struct text_msg *m, const
 
 static enum status answer(struct text_worker *t, const struct text_msg *m)
 {
-    const char *data = arena_at(&t->g->text_arena, m->at, m->bytes);
+    const char *data = ring_buffer_at(&t->g->text_bytes, m->at, m->bytes);
     int32_t *ids = NULL;
     size_t count = 0;
     enum status s, released;
@@ -103,7 +103,7 @@ static enum status answer(struct text_worker *t, const struct text_msg *m)
     if (data == NULL)
         return log_fail(STATUS_INVALID, "the text worker was sent a text outside of its memory");
     s = encode(t, m, data, &ids, &count);
-    released = arena_release(&t->g->text_arena, m->end);
+    released = ring_buffer_release(&t->g->text_bytes, m->end);
     if (s == STATUS_OK && count > MOST_IDS)
         s = log_fail(STATUS_INVALID, "the prompt has %zu tokens, more than any context holds: "
             "shorten it", count);
@@ -131,7 +131,7 @@ static enum status publish_vocabulary(struct text_worker *t)
 
 enum status text_worker_run(struct text_worker *t)
 {
-    struct group *g = t->g;
+    struct shared *g = t->g;
     const void *slot;
     enum status s = STATUS_OK;
 
@@ -150,7 +150,7 @@ enum status text_worker_run(struct text_worker *t)
     return s == STATUS_CLOSED ? STATUS_OK : s;
 }
 
-enum status text_worker_open(struct group *g, const char *dir, struct text_worker *out)
+enum status text_worker_open(struct shared *g, const char *dir, struct text_worker *out)
 {
     struct text_worker t = {.g = g};
     enum status s = tokenizer_open(dir, &t.tokenizer);

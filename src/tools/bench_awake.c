@@ -7,17 +7,17 @@
 #include <string.h>
 
 #include "ipc/doorbell.h"
-#include "ipc/fanout.h"
+#include "ipc/broadcast_ring.h"
 #include "ipc/ring.h"
 #include "tools/bench_ways.h"
 
 enum { SLOTS = 64, LINE = 64, PONG_AT = 16 << 10, BELLS_AT = 32 << 10, WORDS_AT = 48 << 10 };
 
 static struct ring ping, pong;
-static struct fanout fan;
+static struct broadcast_ring fan;
 static struct doorbell bells[BENCH_PEERS];
 
-/* Line i of the words that bare ways and fanout's readers use. */
+/* Line i of the words that bare ways and the broadcast ring's readers use. */
 static _Atomic uint32_t *word(const struct bench *b, int i)
 {
     return (_Atomic uint32_t *)(void *)(b->work + WORDS_AT + i * LINE);
@@ -111,16 +111,16 @@ const struct duel bench_ring_awake = {
 
 /* Fanout: readers answer each in a word of their own ------------------------------------------ */
 
-static enum status fanout_prepare(struct bench *b, const struct duel *d)
+static enum status broadcast_ring_prepare(struct bench *b, const struct duel *d)
 {
-    enum status s = fanout_init(b->work, SLOTS, BENCH_MESSAGE_BYTES, (uint32_t)d->peers, 1);
+    enum status s = broadcast_ring_init(b->work, SLOTS, BENCH_MESSAGE_BYTES, (uint32_t)d->peers, 1);
 
     if (s == STATUS_OK)
-        s = fanout_attach(b->work, BELLS_AT, 1, &fan);
+        s = broadcast_ring_attach(b->work, BELLS_AT, 1, &fan);
     return s == STATUS_OK ? open_bells(b, d->peers) : s;
 }
 
-static void fanout_peer(struct bench *b, const struct duel *d, int peer)
+static void broadcast_ring_peer(struct bench *b, const struct duel *d, int peer)
 {
     unsigned char message[BENCH_MESSAGE_BYTES];
     uint32_t turns = 0, number = 0;
@@ -128,27 +128,27 @@ static void fanout_peer(struct bench *b, const struct duel *d, int peer)
 
     (void)d;
     for (;;) {
-        while (fanout_peek(&fan, (uint32_t)peer, &slot) != STATUS_OK)
+        while (broadcast_ring_peek(&fan, (uint32_t)peer, &slot) != STATUS_OK)
             if (!bench_spin(b, &turns, true))
                 return;
         memcpy(message, slot, sizeof(message));
-        fanout_release(&fan, (uint32_t)peer);
-        /* release: pairs with bench_wait() in fanout_shoot() */
+        broadcast_ring_release(&fan, (uint32_t)peer);
+        /* release: pairs with bench_wait() in broadcast_ring_shoot() */
         atomic_store_explicit(word(b, peer), ++number, memory_order_release);
     }
 }
 
-static bool fanout_shoot(struct bench *b, const struct duel *d, uint32_t *ns)
+static bool broadcast_ring_shoot(struct bench *b, const struct duel *d, uint32_t *ns)
 {
     /* relaxed: a reader's last answer, which we have waited for */
     uint32_t number = atomic_load_explicit(word(b, 0), memory_order_relaxed) + 1;
     uint64_t start = spin_now_ns();
     void *slot;
 
-    if (fanout_reserve(&fan, &slot) != STATUS_OK)
+    if (broadcast_ring_reserve(&fan, &slot) != STATUS_OK)
         return false;
     memset(slot, 0, BENCH_MESSAGE_BYTES);
-    fanout_publish(&fan);
+    broadcast_ring_publish(&fan);
     for (int i = 0; i < d->peers; i++)
         doorbell_ring(&bells[i]);
     for (int i = 0; i < d->peers; i++)
@@ -158,12 +158,12 @@ static bool fanout_shoot(struct bench *b, const struct duel *d, uint32_t *ns)
     return true;
 }
 
-const struct duel bench_fanout_one = {
-    .name = "fanout to 1", .peers = 1, .hops = 2, .prepare = fanout_prepare, .peer = fanout_peer,
-    .shoot = fanout_shoot, .finish = close_bells};
-const struct duel bench_fanout_three = {
-    .name = "fanout to 3", .peers = 3, .hops = 2, .prepare = fanout_prepare, .peer = fanout_peer,
-    .shoot = fanout_shoot, .finish = close_bells};
+const struct duel bench_broadcast_one = {
+    .name = "broadcast_ring to 1", .peers = 1, .hops = 2, .prepare = broadcast_ring_prepare, .peer = broadcast_ring_peer,
+    .shoot = broadcast_ring_shoot, .finish = close_bells};
+const struct duel bench_broadcast_three = {
+    .name = "broadcast_ring to 3", .peers = 3, .hops = 2, .prepare = broadcast_ring_prepare, .peer = broadcast_ring_peer,
+    .shoot = broadcast_ring_shoot, .finish = close_bells};
 
 /* Bare words: the limit. On one line, odd numbers are shots and even ones answers ------------ */
 

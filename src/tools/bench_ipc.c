@@ -101,8 +101,8 @@ static enum status measure_all(struct bench *b, double seconds, struct result r[
 
     r[0] = (struct result){.name = "hop, reader awake", .goal = 500};
     r[1] = (struct result){.name = "hop, reader asleep", .goal = 15000};
-    r[2] = (struct result){.name = "hop, fanout to 1 awake"};
-    r[3] = (struct result){.name = "hop, fanout to 3 awake"};
+    r[2] = (struct result){.name = "hop, broadcast ring to 1 awake"};
+    r[3] = (struct result){.name = "hop, broadcast ring to 3 awake"};
     r[4] = (struct result){.name = "flow, 64-byte messages", .kind = RESULT_FLOW};
     s = measure_hop(b, &bench_ring_awake, bench_bare_one, BENCH_BARE_ONE, unit_ns, &r[0]);
     if (s == STATUS_OK)
@@ -111,10 +111,10 @@ static enum status measure_all(struct bench *b, double seconds, struct result r[
         /* The same limit as a ring's. */
         r[2].limit = r[0].limit;
         r[2].limit_way = r[0].limit_way;
-        s = measure_hop(b, &bench_fanout_one, NULL, 0, unit_ns, &r[2]);
+        s = measure_hop(b, &bench_broadcast_one, NULL, 0, unit_ns, &r[2]);
     }
     if (s == STATUS_OK)
-        s = measure_hop(b, &bench_fanout_three, bench_bare_three, BENCH_BARE_THREE, unit_ns, &r[3]);
+        s = measure_hop(b, &bench_broadcast_three, bench_bare_three, BENCH_BARE_THREE, unit_ns, &r[3]);
     return s == STATUS_OK ? measure_flow(b, unit_ns, &r[4]) : s;
 }
 

@@ -1,6 +1,6 @@
 /* bench_ways.h - the ways of sending that `quern bench ipc` compares.
  *
- * `ring`, `fanout` and `doorbell` are the runtime's own, message of 64 bytes
+ * `ring`, `broadcast ring` and `doorbell` are the runtime's own, message of 64 bytes
  * included; `bare` ways move one word by the same means and nothing else, and
  * the fastest of them is what the machine can do. Private to src/tools. */
 #ifndef QUERN_TOOLS_BENCH_WAYS_H
@@ -12,7 +12,7 @@ enum { BENCH_MESSAGE_BYTES = 64 };
 
 /* bench_awake.c: both ends spin. A shot goes there and back. */
 extern const struct duel bench_ring_awake;
-extern const struct duel bench_fanout_one, bench_fanout_three;
+extern const struct duel bench_broadcast_one, bench_broadcast_three;
 enum { BENCH_BARE_ONE = 4, BENCH_BARE_THREE = 2 };
 extern const struct duel bench_bare_one[BENCH_BARE_ONE], bench_bare_three[BENCH_BARE_THREE];
 

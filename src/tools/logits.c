@@ -21,7 +21,7 @@
 #include "cli/runtime_options.h"
 #include "ipc/proc.h"
 #include "quern/log.h"
-#include "tools/group_config.h"
+#include "tools/runtime_config.h"
 #include "tools/tools.h"
 #include "worker/worker.h"
 
@@ -44,8 +44,8 @@ static const struct option_row logits_rows[] = {
 };
 
 struct ranks {
-    struct group group;
-    int pidfds[GROUP_MAX_RANKS]; /* of ranks 1 .. */
+    struct shared shared;
+    int pidfds[MAX_RANKS]; /* of ranks 1 .. */
     int n;
     int quit_fd;   /* eventfd: the watcher shall end */
     bool watching;
@@ -80,17 +80,17 @@ static char *read_ids(void)
     return text;
 }
 
-static enum status start_ranks(const struct group_config *config, struct ranks *r)
+static enum status start_ranks(const struct runtime_config *config, struct ranks *r)
 {
-    char fds_text[GROUP_FDS_TEXT], rank_text[16];
+    char fds_text[SHARED_FDS_TEXT], rank_text[16];
     char *argv[] = {"quern", "worker", rank_text, fds_text, NULL};
-    int fds[GROUP_MAX_FDS], n;
-    enum status s = group_create(config, 1, &r->group);
+    int fds[SHARED_MAX_FDS], n;
+    enum status s = shared_create(config, 1, &r->shared);
 
     if (s != STATUS_OK)
         return s;
-    n = group_fds(&r->group, fds);
-    group_fds_format(&r->group, fds_text);
+    n = shared_fds(&r->shared, fds);
+    shared_fds_format(&r->shared, fds_text);
     for (int rank = 1; rank < (int)config->tp; rank++) {
         pid_t pid;
 
@@ -106,7 +106,7 @@ static enum status start_ranks(const struct group_config *config, struct ranks *
 static void *watch(void *context)
 {
     struct ranks *r = context;
-    struct pollfd p[GROUP_MAX_RANKS + 1];
+    struct pollfd p[MAX_RANKS + 1];
 
     for (int i = 0; i < r->n; i++)
         p[i] = (struct pollfd){.fd = r->pidfds[i], .events = POLLIN};
@@ -116,8 +116,8 @@ static void *watch(void *context)
     for (int i = 0; i < r->n && r->died == 0; i++)
         if (p[i].revents != 0)
             r->died = i + 1;
-    if (r->died != 0) /* release: as a member that fails does; group.c */
-        atomic_store_explicit(&r->group.control->abort_word, 1, memory_order_release);
+    if (r->died != 0) /* release: as a member that fails does; shared.c */
+        atomic_store_explicit(&r->shared.control->abort_word, 1, memory_order_release);
     return NULL;
 }
 
@@ -170,13 +170,13 @@ static void end_ranks(struct ranks *r, bool told)
         close(r->pidfds[i]);
         r->pidfds[i] = -1;
     }
-    group_close(&r->group);
+    shared_close(&r->shared);
 }
 
 /* Why a collective ended: the rank that failed says so in its slot, or was killed. */
 static void explain_death(struct ranks *r)
 {
-    const struct group_control *c = r->group.control;
+    const struct shared_control *c = r->shared.control;
     struct proc_exit how;
     char text[64];
 
@@ -251,7 +251,7 @@ static void fill_plan(struct plan *plan, const struct worker *w, const int32_t *
 
 static enum status run_chunks(struct worker *w, const int32_t *ids, size_t n, size_t last, FILE *f)
 {
-    uint32_t generation = w->group->control->generation;
+    uint32_t generation = w->shared->control->generation;
     struct plan *plan = malloc(plan_max_bytes(&w->limits));
     enum status s = STATUS_OK;
 
@@ -316,17 +316,17 @@ static enum status run_to_file(struct worker *w, const struct logits_options *o,
 
 static enum status run(const struct logits_options *o, const int32_t *ids, size_t n)
 {
-    struct group_config config;
+    struct runtime_config config;
     struct ranks ranks = {0};
     struct worker w;
-    enum status s = group_config_from(&o->runtime, &config);
+    enum status s = runtime_config_from(&o->runtime, &config);
 
     if (s == STATUS_OK)
         s = start_ranks(&config, &ranks);
     if (s == STATUS_OK)
         s = watch_ranks(&ranks);
     if (s == STATUS_OK) {
-        s = worker_open(&ranks.group, 0, &w);
+        s = worker_open(&ranks.shared, 0, &w);
         if (s == STATUS_OK) {
             s = run_to_file(&w, o, ids, n);
             worker_close(&w);
@@ -334,7 +334,7 @@ static enum status run(const struct logits_options *o, const int32_t *ids, size_
         if (s == STATUS_DEAD)
             explain_death(&ranks);
     }
-    if (ranks.group.control != NULL)
+    if (ranks.shared.control != NULL)
         end_ranks(&ranks, s == STATUS_OK);
     return s;
 }

@@ -9,7 +9,7 @@
 #include "cli/cli.h"
 #include "cli/runtime_options.h"
 #include "quern/log.h"
-#include "tools/group_config.h"
+#include "tools/runtime_config.h"
 #include "tools/plan_rows.h"
 #include "tools/tools.h"
 
@@ -39,9 +39,9 @@ static enum status print(const struct plan_model *m, bool json)
 
 static enum status run(const struct plan_options *o)
 {
-    struct group_config config;
+    struct runtime_config config;
     struct plan_model *m = calloc(1, sizeof(*m));
-    enum status s = group_config_from(&o->runtime, &config);
+    enum status s = runtime_config_from(&o->runtime, &config);
 
     if (m == NULL)
         s = log_fail(STATUS_NOMEM, "no memory for a plan");

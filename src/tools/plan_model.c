@@ -27,7 +27,7 @@ static enum dtype kv_dtype(const char *name)
 
 static enum status open_parts(struct plan_model *m)
 {
-    const struct group_config *c = &m->options;
+    const struct runtime_config *c = &m->options;
     const struct quant_options quant = {.method = c->quant, .head = c->quant_head,
         .activations = c->quant_activations};
     enum status s = c->plugin[0] != '\0' ? plugin_load(c->plugin) : STATUS_OK;
@@ -86,9 +86,9 @@ static enum status build_rank(struct plan_model *m, int rank)
 /* What rank 0's worker would choose for all. */
 static enum status choose_limits(struct plan_model *m, struct agreement *a)
 {
-    struct group group = {.control = calloc(1, sizeof(*group.control))};
+    struct shared shared = {.control = calloc(1, sizeof(*shared.control))};
     struct worker w = {
-        .group = &group,
+        .shared = &shared,
         .size = m->size,
         .threads = m->threads,
         .config = m->config,
@@ -98,17 +98,17 @@ static enum status choose_limits(struct plan_model *m, struct agreement *a)
     };
     enum status s;
 
-    if (group.control == NULL)
+    if (shared.control == NULL)
         return log_fail(STATUS_NOMEM, "no memory for a group's control page");
     for (int r = 0; r < m->size; r++)
         if (m->ranks[r].model.builder.weight_bytes > w.largest_weights)
             w.largest_weights = m->ranks[r].model.builder.weight_bytes;
-    group.control->config = m->options;
+    shared.control->config = m->options;
     if (m->options.memory == 0)
-        group.control->config.memory = plenty;
+        shared.control->config.memory = plenty;
     a->threads = (uint32_t)m->threads;
     s = setup_limits(&w, a);
-    free(group.control);
+    free(shared.control);
     return s;
 }
 
@@ -148,7 +148,7 @@ static enum status measure_ranks(struct plan_model *m)
     return s;
 }
 
-enum status plan_model_open(const struct group_config *options, struct plan_model *m)
+enum status plan_model_open(const struct runtime_config *options, struct plan_model *m)
 {
     enum status s;
 

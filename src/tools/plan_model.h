@@ -27,7 +27,7 @@ struct plan_rank {
 };
 
 struct plan_model {
-    struct group_config options;
+    struct runtime_config options;
     struct model_config config;
     struct weight_source *source;
     struct tp_plan *plan;
@@ -37,12 +37,12 @@ struct plan_model {
     int threads;         /* of each rank */
     int size;            /* ranks */
     uint32_t max_seqs, max_model_len, max_batched_tokens;
-    struct plan_rank ranks[GROUP_MAX_RANKS];
+    struct plan_rank ranks[MAX_RANKS];
 };
 
 /* INVALID (logged): whatever a worker would refuse before it reads weights; with a limit on
  * memory (--memory) also a model that does not fit it. */
-enum status plan_model_open(const struct group_config *options, struct plan_model *m);
+enum status plan_model_open(const struct runtime_config *options, struct plan_model *m);
 void plan_model_close(struct plan_model *m);
 
 #endif

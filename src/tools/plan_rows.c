@@ -183,7 +183,7 @@ static enum status sort_tensors(struct plan_rows *rows)
 static enum status make_tensors(struct plan_rows *rows)
 {
     const struct plan_model *m = rows->model;
-    const struct planned_weight *at[GROUP_MAX_RANKS] = {0};
+    const struct planned_weight *at[MAX_RANKS] = {0};
     size_t n = 0;
 
     for (int rank = 0; rank < m->size; rank++)

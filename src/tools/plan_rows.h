@@ -29,7 +29,7 @@ struct tensor_row {
     const char *format;         /* as it lies in memory: "bf16", "f32", "int4", ... */
     uint32_t rows, cols;        /* cols 0: a vector */
     int cut;                    /* dimension that ranks have parts of; -1: none */
-    struct tensor_part parts[GROUP_MAX_RANKS];
+    struct tensor_part parts[MAX_RANKS];
 };
 
 struct op_row {

@@ -12,7 +12,7 @@
 #include "cli/runtime_options.h"
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
-#include "tools/group_config.h"
+#include "tools/runtime_config.h"
 #include "tools/tools.h"
 
 struct serve_options {
@@ -93,7 +93,7 @@ int command_serve(int argc, char **argv)
         fcntl(o.private_fd, F_SETFD, FD_CLOEXEC);
     }
     log_set_sink(member_log, NULL); /* what a client did wrong reaches it as a frame */
-    s = group_config_from(&o.runtime, &run.config);
+    s = runtime_config_from(&o.runtime, &run.config);
     log_set_level((enum log_level)run.config.log_level);
     if (s == STATUS_OK)
         s = supervisor_run(&run);

@@ -33,7 +33,7 @@ static enum status write_file(const char *path, const struct model_config *cfg,
 }
 
 /* Opens the text worker on files that are gone when this returns. */
-static enum status open_synth(struct group *g, struct text_worker *t)
+static enum status open_synth(struct shared *g, struct text_worker *t)
 {
     const char *tmp = getenv("TMPDIR");
     char dir[256], json[300], config[300];
@@ -58,7 +58,7 @@ static enum status open_synth(struct group *g, struct text_worker *t)
     return s;
 }
 
-static enum status run(struct group *g)
+static enum status run(struct shared *g)
 {
     const char *model = g->control->config.model;
     struct text_worker t;
@@ -73,13 +73,13 @@ static enum status run(struct group *g)
 
 int command_text(int argc, char **argv)
 {
-    struct group g;
+    struct shared g;
     enum status s;
 
     signal(SIGINT, SIG_IGN); /* as a rank does: worker.c */
     signal(SIGTERM, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
-    s = group_join(argc == 2 ? argv[1] : "", &g);
+    s = shared_join(argc == 2 ? argv[1] : "", &g);
     if (s != STATUS_OK)
         return EXIT_USAGE;
     prctl(PR_SET_NAME, "quern-text");
@@ -90,6 +90,6 @@ int command_text(int argc, char **argv)
         member_stage(&g, &g.control->text, STAGE_STOPPED);
     else if (s != STATUS_DEAD)
         member_fail(&g, &g.control->text, log_last_error());
-    group_close(&g);
+    shared_close(&g);
     return s == STATUS_OK ? EXIT_DONE : EXIT_FAILED;
 }

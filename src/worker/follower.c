@@ -10,19 +10,19 @@ static bool has_plan(void *context)
     struct worker *w = context;
     const void *slot;
 
-    return fanout_peek(&w->plans, (uint32_t)w->rank - 1, &slot) != STATUS_AGAIN;
+    return broadcast_ring_peek(&w->plans, (uint32_t)w->rank - 1, &slot) != STATUS_AGAIN;
 }
 
 static enum status await_plan(struct worker *w, const struct plan **plan)
 {
-    struct group *g = w->group;
+    struct shared *g = w->shared;
     const void *slot;
-    enum status s = fanout_peek(&w->plans, (uint32_t)w->rank - 1, &slot);
+    enum status s = broadcast_ring_peek(&w->plans, (uint32_t)w->rank - 1, &slot);
 
     if (s == STATUS_AGAIN) {
         s = doorbell_await(&g->rank_bells[w->rank], g->death_fd, has_plan, w, worker_spin_ns(w));
         if (s == STATUS_OK)
-            s = fanout_peek(&w->plans, (uint32_t)w->rank - 1, &slot);
+            s = broadcast_ring_peek(&w->plans, (uint32_t)w->rank - 1, &slot);
     }
     if (s == STATUS_OK)
         *plan = slot;
@@ -42,7 +42,7 @@ static enum status finish_steps(struct worker *w, uint64_t left)
 static enum status follow(struct worker *w, const struct plan *plan)
 {
     enum status s = plan_check(plan, w->plans.slot_bytes, &w->limits,
-        w->group->control->generation);
+        w->shared->control->generation);
 
     if (s != STATUS_OK)
         return s;
@@ -68,7 +68,7 @@ enum status follower_run(struct worker *w)
         if (s != STATUS_OK)
             break;
         s = follow(w, plan);
-        fanout_release(&w->plans, (uint32_t)w->rank - 1);
+        broadcast_ring_release(&w->plans, (uint32_t)w->rank - 1);
         if (s != STATUS_OK)
             break;
     }

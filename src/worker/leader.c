@@ -22,7 +22,7 @@ struct leader {
 
 static void tell(struct leader *l, const struct token_msg *message)
 {
-    struct group *g = l->w->group;
+    struct shared *g = l->w->shared;
     const struct timespec nap = {.tv_nsec = 50000};
     void *slot;
     enum status s;
@@ -56,7 +56,7 @@ static void emit(void *context, const struct engine_event *e)
     struct leader *l = context;
 
     tell(l, &(struct token_msg){
-        .generation = l->w->group->control->generation,
+        .generation = l->w->shared->control->generation,
         .kind = e->done ? TOKEN_DONE : TOKEN_ID,
         .finish = e->done ? finish[e->finish] : 0,
         .id = e->id,
@@ -68,8 +68,8 @@ static void emit(void *context, const struct engine_event *e)
 /* The supervisor checked the request; what cannot run here ends at once, with nothing. */
 static void add_request(struct leader *l, const struct request_msg *m)
 {
-    struct arena *arena = &l->w->group->request_arena;
-    const int32_t *ids = arena_at(arena, m->ids_at, (size_t)m->n_ids * sizeof(*ids));
+    struct ring_buffer *buffer = &l->w->shared->request_bytes;
+    const int32_t *ids = ring_buffer_at(buffer, m->ids_at, (size_t)m->n_ids * sizeof(*ids));
     enum status s = STATUS_INVALID;
 
     if (ids != NULL)
@@ -81,7 +81,7 @@ static void add_request(struct leader *l, const struct request_msg *m)
             .sampling = m->sampling,
             .ignore_eos = (m->flags & REQUEST_IGNORE_EOS) != 0,
         });
-    if (arena_release(arena, m->ids_end) != STATUS_OK)
+    if (ring_buffer_release(buffer, m->ids_end) != STATUS_OK)
         l->status = STATUS_INVALID;
     if (s != STATUS_OK)
         emit(l, &(struct engine_event){.id = m->id, .done = true, .finish = ENGINE_CANCELLED});
@@ -89,7 +89,7 @@ static void add_request(struct leader *l, const struct request_msg *m)
 
 static void take_requests(struct leader *l)
 {
-    struct group *g = l->w->group;
+    struct shared *g = l->w->shared;
     const void *slot;
     enum status s;
 
@@ -117,7 +117,7 @@ static enum status finish_oldest(struct leader *l)
     if (s != STATUS_OK)
         return s;
     engine_done(l->engine, result.number, result.ids, emit, l);
-    doorbell_ring(&l->w->group->supervisor_bell);
+    doorbell_ring(&l->w->shared->supervisor_bell);
     return l->status;
 }
 
@@ -142,7 +142,7 @@ static bool has_requests(void *context)
     struct leader *l = context;
     const void *slot;
 
-    return ring_peek(&l->w->group->requests, &slot) != STATUS_AGAIN;
+    return ring_peek(&l->w->shared->requests, &slot) != STATUS_AGAIN;
 }
 
 /* The others are told, what runs is waited for. */
@@ -154,7 +154,7 @@ static enum status stop_group(struct leader *l)
         s = finish_oldest(l);
     if (s != STATUS_OK)
         return s;
-    plan_begin(l->plan, &l->w->limits, l->w->group->control->generation, l->w->submitted);
+    plan_begin(l->plan, &l->w->limits, l->w->shared->control->generation, l->w->submitted);
     l->plan->flags = PLAN_STOP;
     plan_pack(l->plan);
     return worker_publish(l->w, l->plan);
@@ -162,7 +162,7 @@ static enum status stop_group(struct leader *l)
 
 static enum status loop(struct leader *l)
 {
-    struct group *g = l->w->group;
+    struct shared *g = l->w->shared;
     enum status s = STATUS_OK;
 
     while (s >= STATUS_OK && !l->stopping) {
@@ -182,7 +182,7 @@ enum status leader_run(struct worker *w)
     struct leader l = {.w = w};
     struct engine_options o = {
         .limits = w->limits,
-        .generation = w->group->control->generation,
+        .generation = w->shared->control->generation,
         .max_model_len = w->max_model_len,
         .eos = w->generation.eos,
         .n_eos = (size_t)w->generation.n_eos,

@@ -1,4 +1,4 @@
-/* setup.c - the numbers a group runs by: chosen once by rank 0, checked by all.
+/* setup.c - the numbers the ranks run by: chosen once by rank 0, checked by all.
  *
  * Memory is planned before it is taken: weights and activations are known from
  * the program, the symmetric heap from its shapes, and what is left goes to
@@ -37,7 +37,7 @@ static uint32_t divide_up(uint32_t a, uint32_t b)
 
 static void first_limits(struct worker *w, struct agreement *a)
 {
-    const struct group_config *c = &w->group->control->config;
+    const struct runtime_config *c = &w->shared->control->config;
 
     a->limits = (struct plan_limits){
         .max_slots = or_default(c->max_seqs, DEFAULT_SEQS),
@@ -97,7 +97,7 @@ static void comm_options(struct worker *w, const struct agreement *a, struct col
 
     *o = (struct coll_shm_options){
         .heap = &w->heap,
-        .abort_word = &w->group->control->abort_word,
+        .abort_word = &w->shared->control->abort_word,
         .rank = w->rank,
         .size = w->size,
         .threads = (int)a->threads,
@@ -112,7 +112,7 @@ static void comm_options(struct worker *w, const struct agreement *a, struct col
 static enum status refuse(const struct worker *w, uint64_t need, uint64_t kv, uint64_t there)
 {
     char all[16], weights[16], cache[16], has[16];
-    bool limited = w->group->control->config.memory != 0;
+    bool limited = w->shared->control->config.memory != 0;
 
     return log_fail(STATUS_NOMEM,
         "this model needs %s (weights %s, KV cache %s, over %d rank%s), %s %s: use a smaller "
@@ -156,7 +156,7 @@ static uint64_t fixed_bytes(struct worker *w, const struct agreement *a)
 
 static enum status fit_memory(struct worker *w, struct agreement *a)
 {
-    const struct group_config *c = &w->group->control->config;
+    const struct runtime_config *c = &w->shared->control->config;
     struct program_shape *shape = &w->model.program.shape;
     uint64_t there = (c->memory != 0 ? c->memory : memory_available()) / (uint64_t)w->size;
     uint64_t fixed, context, need, could;
@@ -219,7 +219,7 @@ static enum status lay_out(const struct worker *w, const struct agreement *a,
 {
     struct segment_cursor c = {0};
 
-    l->plans_bytes = fanout_bytes(PLAN_SLOTS, (uint32_t)a->plan_bytes);
+    l->plans_bytes = broadcast_ring_bytes(PLAN_SLOTS, (uint32_t)a->plan_bytes);
     l->heap_bytes = symheap_bytes((uint32_t)w->size, a->region_bytes);
     l->plans_at = segment_carve(&c, l->plans_bytes, 64);
     l->heap_at = segment_carve(&c, l->heap_bytes, SYMHEAP_PAGE);
@@ -229,7 +229,7 @@ static enum status lay_out(const struct worker *w, const struct agreement *a,
 /* Rank 0 makes the step segment, before the others are told its size. */
 static enum status fill_step_segment(struct worker *w, const struct agreement *a)
 {
-    struct group *g = w->group;
+    struct shared *g = w->shared;
     struct step_layout l;
     enum status s = lay_out(w, a, &l);
 
@@ -238,16 +238,16 @@ static enum status fill_step_segment(struct worker *w, const struct agreement *a
     if (s != STATUS_OK)
         return s;
     g->step_fd = -1; /* the segment's now */
-    return fanout_init((char *)w->step_segment.base + l.plans_at, PLAN_SLOTS,
+    return broadcast_ring_init((char *)w->step_segment.base + l.plans_at, PLAN_SLOTS,
         (uint32_t)a->plan_bytes, (uint32_t)w->size - 1, g->control->generation);
 }
 
 static enum status map_step_segment(struct worker *w)
 {
-    enum status s = segment_map(w->group->step_fd, &w->step_segment);
+    enum status s = segment_map(w->shared->step_fd, &w->step_segment);
 
     if (s == STATUS_OK)
-        w->group->step_fd = -1;
+        w->shared->step_fd = -1;
     return s;
 }
 
@@ -262,7 +262,7 @@ static enum status attach_step_segment(struct worker *w, const struct agreement 
     if (l.bytes > w->step_segment.bytes)
         return log_fail(STATUS_INVALID, "rank %d: the step segment has %zu bytes, %zu are needed",
             w->rank, w->step_segment.bytes, l.bytes);
-    s = fanout_attach(base + l.plans_at, l.plans_bytes, w->group->control->generation, &w->plans);
+    s = broadcast_ring_attach(base + l.plans_at, l.plans_bytes, w->shared->control->generation, &w->plans);
     if (s != STATUS_OK)
         return s;
     return symheap_attach(base + l.heap_at, l.heap_bytes, (uint32_t)w->size, a->region_bytes,
@@ -298,7 +298,7 @@ static enum status open_comm(struct worker *w, const struct agreement *a)
 
 static enum status join(struct worker *w, const void *blob, size_t bytes)
 {
-    struct group *g = w->group;
+    struct shared *g = w->shared;
 
     return rendezvous_join(&g->rendezvous, (uint32_t)w->rank, g->control->generation, blob, bytes,
         &g->control->abort_word,
@@ -309,7 +309,7 @@ static enum status join(struct worker *w, const void *blob, size_t bytes)
 static enum status read_blob(const struct worker *w, int rank, void *out, size_t bytes)
 {
     size_t left;
-    const void *blob = rendezvous_blob(&w->group->rendezvous, (uint32_t)rank, &left);
+    const void *blob = rendezvous_blob(&w->shared->rendezvous, (uint32_t)rank, &left);
 
     if (blob == NULL || left != bytes)
         return log_fail(STATUS_INVALID, "rank %d: rank %d left %zu bytes, not %zu", w->rank, rank,

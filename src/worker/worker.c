@@ -32,12 +32,12 @@ static void on_progress(void *context, uint64_t bytes)
     uint64_t before = atomic_fetch_add_explicit(&w->member->loaded, bytes, memory_order_relaxed);
 
     if (total > 0 && before * PROGRESS_PARTS / total != (before + bytes) * PROGRESS_PARTS / total)
-        doorbell_ring(&w->group->supervisor_bell);
+        doorbell_ring(&w->shared->supervisor_bell);
 }
 
 static enum status open_source(struct worker *w)
 {
-    const struct group_config *c = &w->group->control->config;
+    const struct runtime_config *c = &w->shared->control->config;
     enum status s = source_config(c->model, &w->config);
 
     if (s == STATUS_OK)
@@ -57,7 +57,7 @@ static const char *or_null(const char *text)
 /* How the model is spread over ranks, and how its weights are stored. */
 static enum status open_plan(struct worker *w)
 {
-    const struct group_config *c = &w->group->control->config;
+    const struct runtime_config *c = &w->shared->control->config;
     const struct quant_options quant = {.method = c->quant, .head = c->quant_head,
         .activations = c->quant_activations};
     enum status s = c->plugin[0] != '\0' ? plugin_load(c->plugin) : STATUS_OK;
@@ -71,7 +71,7 @@ static enum status open_plan(struct worker *w)
 
 static enum status open_device(struct worker *w)
 {
-    const struct group_config *c = &w->group->control->config;
+    const struct runtime_config *c = &w->shared->control->config;
     int cores = cores_usable() / w->size;
     struct backend_options o = {.first_cpu = -1};
 
@@ -88,7 +88,7 @@ static enum status open_device(struct worker *w)
 
 static enum status plan_model(struct worker *w)
 {
-    const struct group_config *c = &w->group->control->config;
+    const struct runtime_config *c = &w->shared->control->config;
     struct qwen3_options o = {
         .config = &w->config,
         .source = w->source,
@@ -114,7 +114,7 @@ static enum status load_model(struct worker *w)
     enum status s;
 
     atomic_store_explicit(&w->member->total, w->model.builder.weight_bytes, memory_order_relaxed);
-    member_stage(w->group, w->member, STAGE_LOADING);
+    member_stage(w->shared, w->member, STAGE_LOADING);
     s = qwen3_load(&w->model, &w->limits, &w->mesh.comms);
     if (s == STATUS_OK)
         s = w->backend->program_load(w->device, &w->model.program, &w->executable);
@@ -124,16 +124,16 @@ static enum status load_model(struct worker *w)
 /* The last rendezvous: from here on, a plan reaches everyone. */
 static enum status meet_ready(struct worker *w)
 {
-    const struct group_config *c = &w->group->control->config;
+    const struct runtime_config *c = &w->shared->control->config;
 
-    return rendezvous_join(&w->group->rendezvous, (uint32_t)w->rank, w->group->control->generation,
-        NULL, 0, &w->group->control->abort_word,
+    return rendezvous_join(&w->shared->rendezvous, (uint32_t)w->rank, w->shared->control->generation,
+        NULL, 0, &w->shared->control->abort_word,
         spin_deadline_ns((uint64_t)c->load_timeout_s * 1000000000u));
 }
 
 static void tell_facts(struct worker *w)
 {
-    struct group_facts *f = &w->group->control->facts;
+    struct model_facts *f = &w->shared->control->facts;
     const struct generation_defaults *g = &w->generation;
 
     f->vocab = (uint32_t)w->config.vocab;
@@ -166,13 +166,13 @@ static uint64_t model_hash(const struct qwen3 *m)
     return hash;
 }
 
-enum status worker_open(struct group *group, int rank, struct worker *w)
+enum status worker_open(struct shared *shared, int rank, struct worker *w)
 {
     struct agreement a = {0};
     enum status s;
 
-    *w = (struct worker){.group = group, .rank = rank, .size = (int)group->control->config.tp,
-        .member = &group->control->ranks[rank]};
+    *w = (struct worker){.shared = shared, .rank = rank, .size = (int)shared->control->config.tp,
+        .member = &shared->control->ranks[rank]};
     s = open_source(w);
     if (s == STATUS_OK)
         s = open_plan(w);
@@ -199,7 +199,7 @@ enum status worker_open(struct group *group, int rank, struct worker *w)
     if (rank == 0)
         tell_facts(w);
     log_debug("rank %d: %s", rank, w->backend->describe(w->device));
-    member_stage(group, w->member, STAGE_READY);
+    member_stage(shared, w->member, STAGE_READY);
     return STATUS_OK;
 }
 
@@ -226,9 +226,9 @@ static enum status reserve_plan(struct worker *w, void **slot)
     const struct timespec nap = {.tv_nsec = 50000};
     enum status s;
 
-    while ((s = fanout_reserve(&w->plans, slot)) == STATUS_AGAIN) {
+    while ((s = broadcast_ring_reserve(&w->plans, slot)) == STATUS_AGAIN) {
         /* acquire: pairs with the failing rank's release */
-        if (atomic_load_explicit(&w->group->control->abort_word, memory_order_acquire) != 0)
+        if (atomic_load_explicit(&w->shared->control->abort_word, memory_order_acquire) != 0)
             return STATUS_DEAD;
         nanosleep(&nap, NULL);
     }
@@ -247,9 +247,9 @@ enum status worker_publish(struct worker *w, const struct plan *plan)
         if (s != STATUS_OK)
             return s;
         memcpy(slot, plan, plan->bytes);
-        fanout_publish(&w->plans);
+        broadcast_ring_publish(&w->plans);
         for (int rank = 1; rank < w->size; rank++)
-            doorbell_ring(&w->group->rank_bells[rank]);
+            doorbell_ring(&w->shared->rank_bells[rank]);
     }
     if (plan->flags & PLAN_STOP)
         return STATUS_OK;
@@ -270,7 +270,7 @@ enum status worker_wait(struct worker *w, struct step_result *result)
 
 /* quern worker RANK FDS ------------------------------------------------------------------- */
 
-static enum status worker_live(struct group *g, int rank)
+static enum status worker_live(struct shared *g, int rank)
 {
     struct worker w;
     enum status s = worker_open(g, rank, &w);
@@ -284,7 +284,7 @@ static enum status worker_live(struct group *g, int rank)
 
 int worker_main(int argc, char **argv)
 {
-    struct group g;
+    struct shared g;
     struct member *m;
     enum status s;
     int rank;
@@ -295,7 +295,7 @@ int worker_main(int argc, char **argv)
     signal(SIGTERM, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     rank = argc == 3 ? atoi(argv[1]) : -1;
-    s = group_join(argc == 3 ? argv[2] : "", &g);
+    s = shared_join(argc == 3 ? argv[2] : "", &g);
     if (s != STATUS_OK)
         return 2;
     if (rank < 0 || rank >= (int)g.control->config.tp)
@@ -310,6 +310,6 @@ int worker_main(int argc, char **argv)
         member_stage(&g, m, STAGE_STOPPED);
     else if (s != STATUS_DEAD) /* a death elsewhere is told by who saw it */
         member_fail(&g, m, log_last_error());
-    group_close(&g);
+    shared_close(&g);
     return s == STATUS_OK ? 0 : 1;
 }

@@ -1,27 +1,27 @@
 /* worker.h - one rank: a device, its shard of the model, and the loop.
  *
- * worker_open() joins the group, agrees with the other ranks on the limits of
+ * worker_open() joins the others, agrees with the other ranks on the limits of
  * a plan, loads this rank's slices and meets the others again; then rank 0
  * leads (leader.c: requests in, plans out, ids back) and the others follow
  * (follower.c: plans in). A tool that needs the ranks but no requests opens
  * rank 0 itself and publishes plans of its own (worker_publish()).
  *
- * Ownership: a struct worker owns everything in it but the group.
+ * Ownership: a struct worker owns everything in it but `shared`.
  * Death: the supervisor's (the death pipe) ends every wait with STATUS_DEAD,
  * and so does the abort word, which the first rank that fails sets. */
 #ifndef QUERN_WORKER_WORKER_H
 #define QUERN_WORKER_WORKER_H
 
-#include "ipc/fanout.h"
+#include "ipc/broadcast_ring.h"
 #include "ipc/symheap_shm.h"
 #include "checkpoint/config.h"
 #include "checkpoint/generation.h"
 #include "model/qwen3.h"
-#include "msg/group.h"
+#include "msg/shared.h"
 #include "parallel/mesh.h"
 
 struct worker {
-    struct group *group;
+    struct shared *shared;
     struct member *member;
     int rank, size, threads;
     struct model_config config;
@@ -35,7 +35,7 @@ struct worker {
     uint32_t max_model_len;
     struct segment step_segment;
     struct symheap heap;
-    struct fanout plans;
+    struct broadcast_ring plans;
     struct mesh mesh;
     struct qwen3 model;
     uint64_t largest_weights; /* bytes, of the rank that has most */
@@ -46,7 +46,7 @@ struct worker {
 /* quern worker RANK FDS: an exit status for main(). */
 int worker_main(int argc, char **argv);
 
-enum status worker_open(struct group *group, int rank, struct worker *w);
+enum status worker_open(struct shared *shared, int rank, struct worker *w);
 void worker_close(struct worker *w);
 
 /* A plan for the followers and for our own device. AGAIN: wait for a step first. */

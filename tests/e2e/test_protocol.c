@@ -296,7 +296,7 @@ static void prompts_longer_than_the_context_get_one_error(void **state)
         memcpy(mem + i, "Once upon a time", 16);
     assert_true(raw_submit(&c, 2, raw_params(SUBMIT_TEXT, 1), mem, BYTES));
     raw_refused(&c, 2, "tokens, the context holds 2048");
-    for (int i = 0; i < RARE; i += 3) /* a token for each byte: more ids than an arena takes */
+    for (int i = 0; i < RARE; i += 3) /* a token for each byte: more ids than a ring buffer takes */
         memcpy(mem + i, "\xe1\x8e\xa0", 3);
     assert_true(raw_submit(&c, 3, raw_params(SUBMIT_TEXT, 1), mem, RARE));
     raw_refused(&c, 3, "tokens, more than any context holds");

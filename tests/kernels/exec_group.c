@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct group {
+struct shared {
     struct comm comms[GROUP_MAX];
     struct comm_row row;
     pthread_barrier_t everyone, speakers; /* all threads; one thread a rank */
@@ -28,7 +28,7 @@ static float larger(float a, float b)
 
 static void show(struct comm *c, int thread, float *x)
 {
-    struct group *g = c->state;
+    struct shared *g = c->state;
 
     if (thread == 0)
         g->reduced[c->rank] = x;
@@ -48,7 +48,7 @@ static void *room(size_t n)
 static void combine(struct comm *c, int thread, int threads, float *x, size_t n,
     float (*both)(float, float))
 {
-    struct group *g = c->state;
+    struct shared *g = c->state;
     size_t from = n * (size_t)thread / (size_t)threads;
     size_t to = n * ((size_t)thread + 1) / (size_t)threads;
     float *part = room(to - from);
@@ -79,7 +79,7 @@ static enum status maximum(struct comm *c, int thread, int threads, float *x, si
 static enum status reduce_scatter(struct comm *c, int thread, int threads, float *x, size_t rows,
     size_t cols)
 {
-    struct group *g = c->state;
+    struct shared *g = c->state;
     struct comm_rows own = comm_own_rows(rows, c->rank, c->size);
 
     combine(c, thread, threads, x, rows * cols, add);
@@ -93,7 +93,7 @@ static enum status reduce_scatter(struct comm *c, int thread, int threads, float
 static enum status gather_own_rows(struct comm *c, int thread, int threads, float *x, size_t rows,
     size_t cols)
 {
-    struct group *g = c->state;
+    struct shared *g = c->state;
 
     (void)threads;
     show(c, thread, x);
@@ -111,7 +111,7 @@ static enum status gather_own_rows(struct comm *c, int thread, int threads, floa
 static enum status gather_columns(struct comm *c, int thread, int threads, const float *mine,
     size_t mine_cols, float *out, size_t rows, const struct column_map *map)
 {
-    struct group *g = c->state;
+    struct shared *g = c->state;
 
     (void)threads;
     (void)mine_cols;
@@ -132,7 +132,7 @@ static enum status gather_columns(struct comm *c, int thread, int threads, const
 
 static enum status fused(struct comm *c, int thread, int threads, const struct fused_norm_args *a)
 {
-    struct group *g = c->state;
+    struct shared *g = c->state;
 
     combine(c, thread, threads, a->y, a->rows * a->cols, add);
     pthread_barrier_wait(&g->everyone);
@@ -163,7 +163,7 @@ static enum status fused_not_here(struct comm *c, int thread, int threads,
     return STATUS_UNSUPPORTED;
 }
 
-void group_set_fused(struct group *g, enum group_fused how)
+void group_set_fused(struct shared *g, enum group_fused how)
 {
     g->row.fused_all_reduce_norm =
         how == FUSED_MISSING ? NULL : how == FUSED_WORKS ? fused : fused_not_here;
@@ -171,7 +171,7 @@ void group_set_fused(struct group *g, enum group_fused how)
 
 static enum status gather(struct comm *c, const void *mine, size_t bytes, void *all)
 {
-    struct group *g = c->state;
+    struct shared *g = c->state;
 
     g->shown[c->rank] = mine;
     if (c->rank == 0)
@@ -186,7 +186,7 @@ static enum status gather(struct comm *c, const void *mine, size_t bytes, void *
 static enum status gather_rows(struct comm *c, int root, const void *mine, size_t rows,
     const size_t *sizes, const size_t *offsets, void *out, size_t out_stride)
 {
-    struct group *g = c->state;
+    struct shared *g = c->state;
 
     g->shown[c->rank] = mine;
     pthread_barrier_wait(&g->speakers);
@@ -198,9 +198,9 @@ static enum status gather_rows(struct comm *c, int root, const void *mine, size_
     return STATUS_OK;
 }
 
-struct group *group_open(int size, int threads)
+struct shared *group_open(int size, int threads)
 {
-    struct group *g = calloc(1, sizeof(*g));
+    struct shared *g = calloc(1, sizeof(*g));
 
     if (g == NULL)
         abort();
@@ -214,19 +214,19 @@ struct group *group_open(int size, int threads)
     return g;
 }
 
-void group_close(struct group *g)
+void shared_close(struct shared *g)
 {
     pthread_barrier_destroy(&g->everyone);
     pthread_barrier_destroy(&g->speakers);
     free(g);
 }
 
-struct comm *group_comm(struct group *g, int rank)
+struct comm *group_comm(struct shared *g, int rank)
 {
     return &g->comms[rank];
 }
 
-int group_gathers(const struct group *g)
+int group_gathers(const struct shared *g)
 {
     return g->gathers;
 }

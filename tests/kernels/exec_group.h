@@ -8,19 +8,19 @@
 
 enum { GROUP_MAX = 4 };
 
-struct group;
+struct shared;
 
 /* `size` ranks of `threads` threads each. */
-struct group *group_open(int size, int threads);
-void group_close(struct group *g);
-struct comm *group_comm(struct group *g, int rank);
+struct shared *group_open(int size, int threads);
+void shared_close(struct shared *g);
+struct comm *group_comm(struct shared *g, int rank);
 
 /* Whether ranks can reduce, add and norm in one pass: not at all (as opened), by trying and
  * answering UNSUPPORTED, or yes. Before a program is loaded. */
 enum group_fused { FUSED_MISSING, FUSED_UNSUPPORTED, FUSED_WORKS };
-void group_set_fused(struct group *g, enum group_fused fused);
+void group_set_fused(struct shared *g, enum group_fused fused);
 
 /* How many all_gathers rank 0 has seen. */
-int group_gathers(const struct group *g);
+int group_gathers(const struct shared *g);
 
 #endif

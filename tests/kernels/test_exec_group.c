@@ -32,10 +32,10 @@ static struct step_result step_all(struct rank *ranks, int size)
     return results[0];
 }
 
-static struct group *open_ranks(struct rank *ranks, const struct model *m,
+static struct shared *open_ranks(struct rank *ranks, const struct model *m,
     const struct rank_options *options, int size)
 {
-    struct group *g = group_open(size, options->threads);
+    struct shared *g = group_open(size, options->threads);
 
     for (int r = 0; r < size; r++) {
         struct rank_options o = *options;
@@ -48,11 +48,11 @@ static struct group *open_ranks(struct rank *ranks, const struct model *m,
     return g;
 }
 
-static void close_ranks(struct group *g, struct rank *ranks, int size)
+static void close_ranks(struct shared *g, struct rank *ranks, int size)
 {
     for (int r = 0; r < size; r++)
         rank_close(&ranks[r]);
-    group_close(g);
+    shared_close(g);
 }
 
 static void ranks_compute_the_formulas_together(void **state)
@@ -67,7 +67,7 @@ static void ranks_compute_the_formulas_together(void **state)
         for (int threads = 1; threads <= 2; threads++) {
             struct rank_options o = rank_f32;
             struct rank ranks[GROUP_MAX];
-            struct group *g;
+            struct shared *g;
             double error;
 
             o.threads = threads;
@@ -97,7 +97,7 @@ static void sample_group(const struct model *m, int size, int threads, int steps
 {
     struct rank_options o = rank_bf16;
     struct rank ranks[GROUP_MAX];
-    struct group *g;
+    struct shared *g;
 
     o.threads = threads;
     o.layer = false;

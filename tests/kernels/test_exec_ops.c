@@ -31,7 +31,7 @@ static void mark(struct mill *m)
 static void run_group(const struct trial *p, int size, int threads)
 {
     static const uint32_t lengths[] = {1, 2, 5, 17, MILL_TOKENS};
-    struct group *g = group_open(size, threads);
+    struct shared *g = group_open(size, threads);
     struct mill mills[GROUP_MAX];
 
     group_set_fused(g, p->fused);
@@ -49,7 +49,7 @@ static void run_group(const struct trial *p, int size, int threads)
     }
     for (int r = 0; r < size; r++)
         mill_close(&mills[r]);
-    group_close(g);
+    shared_close(g);
 }
 
 static void run(const struct trial *p)

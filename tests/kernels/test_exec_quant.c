@@ -169,7 +169,7 @@ static void look(const struct mill *m, const struct setting *s, const struct qua
 static void check(const struct setting *s, const struct quant_case *c, const struct token *tokens,
     int size, int threads)
 {
-    struct group *g = group_open(size, threads);
+    struct shared *g = group_open(size, threads);
     struct column_map map = map_of(size);
     struct quant_case *parts[GROUP_MAX];
     struct mill mills[GROUP_MAX];
@@ -190,7 +190,7 @@ static void check(const struct setting *s, const struct quant_case *c, const str
         mill_close(&mills[r]);
         case_free(parts[r]);
     }
-    group_close(g);
+    shared_close(g);
 }
 
 static void any_number_of_ranks_has_the_codes_of_the_whole_row(void **state)

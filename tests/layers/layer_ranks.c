@@ -362,7 +362,7 @@ static void run_steps(struct rank *ranks, int size, const struct layer_sizes *z,
 enum status run_layers(layer_case *layers, const struct layer_sizes *z,
     const struct layer_rule *rules, int size, int threads, float *logits)
 {
-    struct group *group = group_open(size, threads);
+    struct shared *group = group_open(size, threads);
     struct quant_scheme *scheme = open_scheme(z);
     struct rank ranks[RANKS_MAX];
     struct fake_source source;
@@ -387,6 +387,6 @@ enum status run_layers(layer_case *layers, const struct layer_sizes *z,
         rank_close(&ranks[r]);
     tp_plan_close(plan);
     quant_close(scheme);
-    group_close(group);
+    shared_close(group);
     return s;
 }

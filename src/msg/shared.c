@@ -1,9 +1,9 @@
-/* group.c - lays the shared segment out, and hands its descriptors to children.
+/* shared.c - lays the shared segment out, and hands its descriptors to children.
  *
  * Parent and child attach to the same list of objects (attach_all), so there
  * is one place that knows what lies where; the offsets are read from the
  * control page, which a child checks before it believes them. */
-#include "msg/group.h"
+#include "msg/shared.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,15 +12,15 @@
 #include <string.h>
 #include <unistd.h>
 
-static void no_group(struct group *g)
+static void no_group(struct shared *g)
 {
-    *g = (struct group){.step_fd = -1, .vocab_fd = -1, .death_fd = -1, .death_keep_fd = -1};
+    *g = (struct shared){.step_fd = -1, .vocab_fd = -1, .death_fd = -1, .death_keep_fd = -1};
     g->supervisor_bell.fd = g->text_bell.fd = -1;
-    for (int i = 0; i < GROUP_MAX_RANKS; i++)
+    for (int i = 0; i < MAX_RANKS; i++)
         g->rank_bells[i].fd = -1;
 }
 
-int group_fds(const struct group *g, int fds[GROUP_MAX_FDS])
+int shared_fds(const struct shared *g, int fds[SHARED_MAX_FDS])
 {
     int n = 0;
 
@@ -35,9 +35,9 @@ int group_fds(const struct group *g, int fds[GROUP_MAX_FDS])
     return n;
 }
 
-void group_fds_format(const struct group *g, char text[GROUP_FDS_TEXT])
+void shared_fds_format(const struct shared *g, char text[SHARED_FDS_TEXT])
 {
-    int fds[GROUP_MAX_FDS], n = group_fds(g, fds);
+    int fds[SHARED_MAX_FDS], n = shared_fds(g, fds);
     char *at = text;
 
     for (int i = 0; i < n; i++)
@@ -45,7 +45,7 @@ void group_fds_format(const struct group *g, char text[GROUP_FDS_TEXT])
 }
 
 /* Where each object lies, in the order of the segment. */
-static enum status carve(struct group_control *layout, size_t *bytes)
+static enum status carve(struct shared_control *layout, size_t *bytes)
 {
     struct segment_cursor c = {0};
 
@@ -58,20 +58,20 @@ static enum status carve(struct group_control *layout, size_t *bytes)
         segment_carve(&c, ring_bytes(TEXT_SLOTS, sizeof(struct text_msg)), 64);
     layout->text_replies_at =
         segment_carve(&c, ring_bytes(TEXT_SLOTS, sizeof(struct text_msg)), 64);
-    layout->request_arena_at = segment_carve(&c, arena_bytes(ARENA_BYTES), 64);
-    layout->text_arena_at = segment_carve(&c, arena_bytes(ARENA_BYTES), 64);
-    layout->reply_arena_at = segment_carve(&c, arena_bytes(ARENA_BYTES), 64);
+    layout->request_bytes_at = segment_carve(&c, ring_buffer_bytes(RING_BUFFER_BYTES), 64);
+    layout->text_bytes_at = segment_carve(&c, ring_buffer_bytes(RING_BUFFER_BYTES), 64);
+    layout->reply_bytes_at = segment_carve(&c, ring_buffer_bytes(RING_BUFFER_BYTES), 64);
     return segment_carved(&c, bytes);
 }
 
-static void *at(const struct group *g, uint64_t offset)
+static void *at(const struct shared *g, uint64_t offset)
 {
     return (char *)g->segment.base + offset;
 }
 
-static enum status init_all(struct group *g)
+static enum status init_all(struct shared *g)
 {
-    const struct group_control *c = g->control;
+    const struct shared_control *c = g->control;
     uint32_t generation = c->generation;
     enum status s = rendezvous_init(at(g, c->rendezvous_at), c->config.tp, generation);
 
@@ -84,31 +84,31 @@ static enum status init_all(struct group *g)
     if (s == STATUS_OK)
         s = ring_init(at(g, c->text_replies_at), TEXT_SLOTS, sizeof(struct text_msg), generation);
     if (s == STATUS_OK)
-        s = arena_init(at(g, c->request_arena_at), ARENA_BYTES, generation);
+        s = ring_buffer_init(at(g, c->request_bytes_at), RING_BUFFER_BYTES, generation);
     if (s == STATUS_OK)
-        s = arena_init(at(g, c->text_arena_at), ARENA_BYTES, generation);
+        s = ring_buffer_init(at(g, c->text_bytes_at), RING_BUFFER_BYTES, generation);
     if (s == STATUS_OK)
-        s = arena_init(at(g, c->reply_arena_at), ARENA_BYTES, generation);
+        s = ring_buffer_init(at(g, c->reply_bytes_at), RING_BUFFER_BYTES, generation);
     return s;
 }
 
-static enum status attach_ring(struct group *g, uint64_t offset, struct ring *ring)
+static enum status attach_ring(struct shared *g, uint64_t offset, struct ring *ring)
 {
     if (offset > g->segment.bytes)
-        return log_fail(STATUS_INVALID, "the group's memory has a ring outside of itself");
+        return log_fail(STATUS_INVALID, "the shared memory has a ring outside of itself");
     return ring_attach(at(g, offset), g->segment.bytes - offset, g->control->generation, ring);
 }
 
-static enum status attach_arena(struct group *g, uint64_t offset, struct arena *arena)
+static enum status attach_ring_buffer(struct shared *g, uint64_t offset, struct ring_buffer *buffer)
 {
     if (offset > g->segment.bytes)
-        return log_fail(STATUS_INVALID, "the group's memory has an arena outside of itself");
-    return arena_attach(at(g, offset), g->segment.bytes - offset, g->control->generation, arena);
+        return log_fail(STATUS_INVALID, "the shared memory has a ring buffer outside of itself");
+    return ring_buffer_attach(at(g, offset), g->segment.bytes - offset, g->control->generation, buffer);
 }
 
-static enum status attach_all(struct group *g)
+static enum status attach_all(struct shared *g)
 {
-    const struct group_control *c = g->control;
+    const struct shared_control *c = g->control;
     enum status s = STATUS_INVALID;
 
     if (c->rendezvous_at < g->segment.bytes)
@@ -123,17 +123,17 @@ static enum status attach_all(struct group *g)
     if (s == STATUS_OK)
         s = attach_ring(g, c->text_replies_at, &g->text_replies);
     if (s == STATUS_OK)
-        s = attach_arena(g, c->request_arena_at, &g->request_arena);
+        s = attach_ring_buffer(g, c->request_bytes_at, &g->request_bytes);
     if (s == STATUS_OK)
-        s = attach_arena(g, c->text_arena_at, &g->text_arena);
+        s = attach_ring_buffer(g, c->text_bytes_at, &g->text_bytes);
     if (s == STATUS_OK)
-        s = attach_arena(g, c->reply_arena_at, &g->reply_arena);
+        s = attach_ring_buffer(g, c->reply_bytes_at, &g->reply_bytes);
     return s;
 }
 
-static enum status open_bells(struct group *g)
+static enum status open_bells(struct shared *g)
 {
-    struct group_control *c = g->control;
+    struct shared_control *c = g->control;
     enum status s = doorbell_open(&c->supervisor_bell, &g->supervisor_bell);
 
     if (s == STATUS_OK)
@@ -143,20 +143,20 @@ static enum status open_bells(struct group *g)
     return s;
 }
 
-enum status group_create(const struct group_config *config, uint32_t generation, struct group *g)
+enum status shared_create(const struct runtime_config *config, uint32_t generation, struct shared *g)
 {
-    struct group_control layout = {
-        .magic = GROUP_MAGIC, .generation = generation, .config = *config};
+    struct shared_control layout = {
+        .magic = SHARED_MAGIC, .generation = generation, .config = *config};
     size_t bytes;
     enum status s;
 
     no_group(g);
-    if (config->tp < 1 || config->tp > GROUP_MAX_RANKS)
-        return log_fail(STATUS_INVALID, "--tp %u: a group has 1 to %d ranks", config->tp,
-            GROUP_MAX_RANKS);
+    if (config->tp < 1 || config->tp > MAX_RANKS)
+        return log_fail(STATUS_INVALID, "--tp %u: there can be 1 to %d ranks", config->tp,
+            MAX_RANKS);
     s = carve(&layout, &bytes);
     if (s == STATUS_OK)
-        s = segment_create("quern-group", bytes, &g->segment);
+        s = segment_create("quern-shared", bytes, &g->segment);
     if (s != STATUS_OK)
         return s;
     g->control = g->segment.base;
@@ -173,16 +173,16 @@ enum status group_create(const struct group_config *config, uint32_t generation,
     if (s == STATUS_OK)
         s = proc_death_pipe(&g->death_keep_fd, &g->death_fd);
     if (s != STATUS_OK)
-        group_close(g);
+        shared_close(g);
     return s;
 }
 
 /* "3,4,5" -> numbers of open descriptors. */
-static int parse_fds(const char *text, int fds[GROUP_MAX_FDS])
+static int parse_fds(const char *text, int fds[SHARED_MAX_FDS])
 {
     int n = 0;
 
-    while (n < GROUP_MAX_FDS) {
+    while (n < SHARED_MAX_FDS) {
         char *end;
         long fd = strtol(text, &end, 10);
 
@@ -198,9 +198,9 @@ static int parse_fds(const char *text, int fds[GROUP_MAX_FDS])
     return 0;
 }
 
-static enum status join_bells(struct group *g, const int *fds)
+static enum status join_bells(struct shared *g, const int *fds)
 {
-    struct group_control *c = g->control;
+    struct shared_control *c = g->control;
     enum status s = doorbell_attach(&c->supervisor_bell, fds[0], &g->supervisor_bell);
 
     if (s == STATUS_OK)
@@ -210,9 +210,9 @@ static enum status join_bells(struct group *g, const int *fds)
     return s;
 }
 
-enum status group_join(const char *fds_text, struct group *g)
+enum status shared_join(const char *fds_text, struct shared *g)
 {
-    int fds[GROUP_MAX_FDS], n = parse_fds(fds_text, fds);
+    int fds[SHARED_MAX_FDS], n = parse_fds(fds_text, fds);
     enum status s;
 
     no_group(g);
@@ -226,15 +226,15 @@ enum status group_join(const char *fds_text, struct group *g)
     g->step_fd = fds[1];
     g->vocab_fd = fds[2];
     g->death_fd = fds[3];
-    if (g->segment.bytes < sizeof(*g->control) || g->control->magic != GROUP_MAGIC ||
+    if (g->segment.bytes < sizeof(*g->control) || g->control->magic != SHARED_MAGIC ||
         g->control->config.tp != (uint32_t)n - 6)
-        s = log_fail(STATUS_INVALID, "the descriptors \"%s\" are not those of a group", fds_text);
+        s = log_fail(STATUS_INVALID, "the descriptors \"%s\" are not those of a supervisor", fds_text);
     if (s == STATUS_OK)
         s = attach_all(g);
     if (s == STATUS_OK)
         s = join_bells(g, fds + 4);
     if (s != STATUS_OK)
-        group_close(g);
+        shared_close(g);
     return s;
 }
 
@@ -245,11 +245,11 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-void group_close(struct group *g)
+void shared_close(struct shared *g)
 {
     if (g->control == NULL)
         return;
-    for (int i = 0; i < GROUP_MAX_RANKS; i++)
+    for (int i = 0; i < MAX_RANKS; i++)
         close_fd(&g->rank_bells[i].fd);
     close_fd(&g->text_bell.fd);
     close_fd(&g->supervisor_bell.fd);
@@ -261,18 +261,18 @@ void group_close(struct group *g)
     segment_close(&g->segment);
 }
 
-void member_stage(struct group *g, struct member *m, enum stage stage)
+void member_stage(struct shared *g, struct member *m, enum stage stage)
 {
     /* release: pairs with the supervisor's acquire; error and facts are written before */
     atomic_store_explicit(&m->stage, stage, memory_order_release);
     doorbell_ring(&g->supervisor_bell);
 }
 
-void member_fail(struct group *g, struct member *m, const char *line)
+void member_fail(struct shared *g, struct member *m, const char *line)
 {
     snprintf(m->error, sizeof(m->error), "%s", line);
     atomic_store_explicit(&m->stage, STAGE_FAILED, memory_order_release);
-    /* release: who finds the group aborted finds the reason, too */
+    /* release: who finds the abort word finds the reason, too */
     atomic_store_explicit(&g->control->abort_word, 1, memory_order_release);
     doorbell_ring(&g->supervisor_bell);
 }

@@ -1,8 +1,8 @@
-/* arena.h - circular byte allocator in shared memory for what is too long for
+/* ring_buffer.h - circular byte allocator in shared memory for what is too long for
  * a ring's slot: the message carries (offset, bytes, end), the bytes lie here.
  *
- * Memory:   `struct arena_shared` in a segment, initialised once, no pointers;
- *           `struct arena` is one process's end, local memory. One producer,
+ * Memory:   `struct ring_buffer_shared` in a segment, initialised once, no pointers;
+ *           `struct ring_buffer` is one process's end, local memory. One producer,
  *           one consumer, first in first out: releasing an allocation's `end`
  *           releases everything allocated before it.
  * Blocking: never, no system call.
@@ -11,8 +11,8 @@
  *           until a later allocation's end is released.
  * Death:    nothing to do; the supervisor initialises it anew for the next
  *           generation. */
-#ifndef IPC_ARENA_H
-#define IPC_ARENA_H
+#ifndef IPC_RING_BUFFER_H
+#define IPC_RING_BUFFER_H
 
 #include <stdatomic.h>
 #include <stddef.h>
@@ -20,45 +20,45 @@
 
 #include "quern/status.h"
 
-enum { ARENA_ALIGN = 64 };
+enum { RING_BUFFER_ALIGN = 64 };
 
-struct arena_shared {
-    uint32_t magic, generation;         /* arena_init() writes, before sharing */
-    uint64_t capacity;                  /* arena_init() writes, before sharing */
+struct ring_buffer_shared {
+    uint32_t magic, generation;         /* ring_buffer_init() writes, before sharing */
+    uint64_t capacity;                  /* ring_buffer_init() writes, before sharing */
     _Alignas(64) _Atomic uint64_t tail; /* producer writes: bytes ever allocated */
     _Alignas(64) _Atomic uint64_t head; /* consumer writes: bytes ever released */
     _Alignas(64) unsigned char data[];
 };
 
-struct arena {
-    struct arena_shared *shared;
+struct ring_buffer {
+    struct ring_buffer_shared *shared;
     uint64_t capacity; /* checked copy */
 };
 
-/* Bytes for an arena of `capacity` bytes, which is rounded up to 128; 0 when
+/* Bytes for a ring buffer of `capacity` bytes, which is rounded up to 128; 0 when
  * the number is impossible. */
-size_t arena_bytes(size_t capacity);
+size_t ring_buffer_bytes(size_t capacity);
 
-/* Makes an empty arena of arena_bytes() at `mem` (64-byte aligned). Nobody may
+/* Makes an empty ring buffer of ring_buffer_bytes() at `mem` (64-byte aligned). Nobody may
  * be attached. INVALID for an impossible capacity. */
-enum status arena_init(void *mem, size_t capacity, uint32_t generation);
+enum status ring_buffer_init(void *mem, size_t capacity, uint32_t generation);
 
-/* One end of the arena at `mem`, of which `available` bytes may be used.
+/* One end of the ring buffer at `mem`, of which `available` bytes may be used.
  * INVALID when there is none that fits in there, or one of another generation. */
-enum status arena_attach(void *mem, size_t available, uint32_t generation, struct arena *out);
+enum status ring_buffer_attach(void *mem, size_t available, uint32_t generation, struct ring_buffer *out);
 
 /* Producer. `bytes` in one piece at *offset (a multiple of 64); *end is what
  * the consumer releases. OK; AGAIN when there is no room now; INVALID for more
  * than half the capacity, which might never fit. Zero bytes are allowed. */
-enum status arena_alloc(struct arena *a, size_t bytes, uint64_t *offset, uint64_t *end);
+enum status ring_buffer_alloc(struct ring_buffer *a, size_t bytes, uint64_t *offset, uint64_t *end);
 
 /* Consumer. Everything allocated before `end` may be overwritten. INVALID for
  * an `end` that was not allocated or was passed already: the message that
  * carried it lied. */
-enum status arena_release(struct arena *a, uint64_t end);
+enum status ring_buffer_release(struct ring_buffer *a, uint64_t end);
 
-/* The `bytes` at `offset`, NULL when they do not all lie in the arena: a
+/* The `bytes` at `offset`, NULL when they do not all lie in the ring buffer: a
  * message's numbers are never trusted. */
-void *arena_at(const struct arena *a, uint64_t offset, size_t bytes);
+void *ring_buffer_at(const struct ring_buffer *a, uint64_t offset, size_t bytes);
 
 #endif

@@ -1,38 +1,38 @@
-/* arena.c - the circular allocator.
+/* ring_buffer.c - the circular allocator.
  *
  * Both counters run freely (64 bits never wrap); position = counter mod
  * capacity. An allocation that would cross the end starts at 0 instead and pays
  * for the bytes skipped, which are fewer than its own: with half the capacity
- * as the limit, an empty arena always has room.
+ * as the limit, an empty ring buffer always has room.
  *
  * E1 the ring's publish --its tail--> the ring's peek: bytes written before
  *    they are announced. The tail here therefore needs no order of its own.
  * E2 release --head--> alloc: reading ended before we overwrite. */
-#include "ipc/arena.h"
+#include "ipc/ring_buffer.h"
 
 #include "quern/log.h"
 
-enum { ARENA_MAGIC = 0x6e657261, CAPACITY_ALIGN = 2 * ARENA_ALIGN }; /* "aren" */
+enum { RING_BUFFER_MAGIC = 0x6e657261, CAPACITY_ALIGN = 2 * RING_BUFFER_ALIGN }; /* "aren" */
 
 static uint64_t rounded(uint64_t bytes, uint64_t to)
 {
     return (bytes + to - 1) / to * to;
 }
 
-size_t arena_bytes(size_t capacity)
+size_t ring_buffer_bytes(size_t capacity)
 {
     if (capacity == 0 || capacity > SIZE_MAX / 2)
         return 0;
-    return sizeof(struct arena_shared) + rounded(capacity, CAPACITY_ALIGN);
+    return sizeof(struct ring_buffer_shared) + rounded(capacity, CAPACITY_ALIGN);
 }
 
-enum status arena_init(void *mem, size_t capacity, uint32_t generation)
+enum status ring_buffer_init(void *mem, size_t capacity, uint32_t generation)
 {
-    struct arena_shared *shared = mem;
+    struct ring_buffer_shared *shared = mem;
 
-    if (arena_bytes(capacity) == 0 || (uintptr_t)mem % 64 != 0)
-        return log_fail(STATUS_INVALID, "arena: cannot have %zu bytes at %p", capacity, mem);
-    shared->magic = ARENA_MAGIC;
+    if (ring_buffer_bytes(capacity) == 0 || (uintptr_t)mem % 64 != 0)
+        return log_fail(STATUS_INVALID, "ring buffer: cannot have %zu bytes at %p", capacity, mem);
+    shared->magic = RING_BUFFER_MAGIC;
     shared->generation = generation;
     shared->capacity = rounded(capacity, CAPACITY_ALIGN);
     /* relaxed: nobody is attached, and the way the segment is handed over orders it */
@@ -41,29 +41,29 @@ enum status arena_init(void *mem, size_t capacity, uint32_t generation)
     return STATUS_OK;
 }
 
-enum status arena_attach(void *mem, size_t available, uint32_t generation, struct arena *out)
+enum status ring_buffer_attach(void *mem, size_t available, uint32_t generation, struct ring_buffer *out)
 {
-    struct arena_shared *shared = mem;
+    struct ring_buffer_shared *shared = mem;
     uint64_t capacity;
     size_t bytes;
 
-    if (available < sizeof(*shared) || (uintptr_t)mem % 64 != 0 || shared->magic != ARENA_MAGIC)
+    if (available < sizeof(*shared) || (uintptr_t)mem % 64 != 0 || shared->magic != RING_BUFFER_MAGIC)
         return log_fail(
-            STATUS_INVALID, "arena: there is none at this place (%zu bytes)", available);
+            STATUS_INVALID, "ring buffer: there is none at this place (%zu bytes)", available);
     capacity = shared->capacity;
-    bytes = arena_bytes(capacity);
+    bytes = ring_buffer_bytes(capacity);
     if (bytes == 0 || bytes > available || capacity % CAPACITY_ALIGN != 0)
-        return log_fail(STATUS_INVALID, "arena: %llu bytes do not fit into %zu bytes",
+        return log_fail(STATUS_INVALID, "ring buffer: %llu bytes do not fit into %zu bytes",
             (unsigned long long)capacity, available);
     if (shared->generation != generation)
         return log_fail(STATUS_INVALID,
-            "arena: belongs to generation %u, this process to generation %u: it must end",
+            "ring buffer: belongs to generation %u, this process to generation %u: it must end",
             shared->generation, generation);
-    *out = (struct arena){.shared = shared, .capacity = capacity};
+    *out = (struct ring_buffer){.shared = shared, .capacity = capacity};
     return STATUS_OK;
 }
 
-enum status arena_alloc(struct arena *a, size_t bytes, uint64_t *offset, uint64_t *end)
+enum status ring_buffer_alloc(struct ring_buffer *a, size_t bytes, uint64_t *offset, uint64_t *end)
 {
     /* relaxed: tail is ours */
     uint64_t tail = atomic_load_explicit(&a->shared->tail, memory_order_relaxed);
@@ -72,10 +72,10 @@ enum status arena_alloc(struct arena *a, size_t bytes, uint64_t *offset, uint64_
 
     if (bytes > a->capacity / 2)
         return log_fail(STATUS_INVALID,
-            "arena: %zu bytes in one piece, at most %llu (half of its %llu) are possible: send "
+            "ring buffer: %zu bytes in one piece, at most %llu (half of its %llu) are possible: send "
             "less at a time or make it larger",
             bytes, (unsigned long long)a->capacity / 2, (unsigned long long)a->capacity);
-    length = rounded(bytes, ARENA_ALIGN);
+    length = rounded(bytes, RING_BUFFER_ALIGN);
     if (length > a->capacity - position) {
         start = tail + (a->capacity - position);
         position = 0;
@@ -89,7 +89,7 @@ enum status arena_alloc(struct arena *a, size_t bytes, uint64_t *offset, uint64_
     return STATUS_OK;
 }
 
-enum status arena_release(struct arena *a, uint64_t end)
+enum status ring_buffer_release(struct ring_buffer *a, uint64_t end)
 {
     /* relaxed: head is ours; tail is at least what our message's E1 showed us */
     uint64_t head = atomic_load_explicit(&a->shared->head, memory_order_relaxed);
@@ -97,13 +97,13 @@ enum status arena_release(struct arena *a, uint64_t end)
 
     if (end < head || end > tail)
         return log_fail(STATUS_INVALID,
-            "arena: cannot release up to %llu, %llu to %llu are allocated: a message is damaged",
+            "ring buffer: cannot release up to %llu, %llu to %llu are allocated: a message is damaged",
             (unsigned long long)end, (unsigned long long)head, (unsigned long long)tail);
     atomic_store_explicit(&a->shared->head, end, memory_order_release); /* E2 */
     return STATUS_OK;
 }
 
-void *arena_at(const struct arena *a, uint64_t offset, size_t bytes)
+void *ring_buffer_at(const struct ring_buffer *a, uint64_t offset, size_t bytes)
 {
     if (offset > a->capacity || bytes > a->capacity - offset)
         return NULL;

@@ -1,7 +1,7 @@
-/* group.h - the memory and messages that a supervisor and its workers share.
+/* shared.h - the memory and messages that a supervisor and its workers share.
  *
- * One segment (a sealed memfd) per generation of a group, made by the
- * supervisor: a control page, the request ring with its arena, the token ring,
+ * One segment (a sealed memfd) per generation of the workers, made by the
+ * supervisor: a control page, the request ring with its ring buffer, the token ring,
  * the text worker's rings with theirs, and everybody's doorbells. The plan
  * ring and the symmetric heap depend on the model, which the supervisor never
  * reads: they lie in a second memfd, sized and sealed by rank 0 before the
@@ -15,13 +15,13 @@
  * Ownership: the supervisor creates and unmaps; it never waits on anything in
  * here but through its doorbell. Each field names its writer. Death: see
  * proc.h; whoever finds the abort word set ends. */
-#ifndef QUERN_MSG_GROUP_H
-#define QUERN_MSG_GROUP_H
+#ifndef QUERN_MSG_SHARED_H
+#define QUERN_MSG_SHARED_H
 
 #include <stdatomic.h>
 #include <stdint.h>
 
-#include "ipc/arena.h"
+#include "ipc/ring_buffer.h"
 #include "ipc/doorbell.h"
 #include "ipc/rendezvous.h"
 #include "ipc/proc.h"
@@ -31,17 +31,17 @@
 #include "quern/plan.h"
 
 enum {
-    GROUP_MAGIC = 0x31717267, /* "grq1" */
-    GROUP_MAX_RANKS = 16,
+    SHARED_MAGIC = 0x31717267, /* "grq1" */
+    MAX_RANKS = 16,
     REQUEST_SLOTS = 64,
     TOKEN_SLOTS = 1024,
     TEXT_SLOTS = 64,
-    ARENA_BYTES = 64 << 20, /* of each; pages are taken when touched */
+    RING_BUFFER_BYTES = 64 << 20, /* of each; pages are taken when touched */
     MODEL_PATH_BYTES = 4096,
 };
 
-/* What the group runs, as the command line gave it. Writer: the supervisor, before any fork. */
-struct group_config {
+/* What the workers run, as the command line gave it. Writer: the supervisor, before any fork. */
+struct runtime_config {
     char model[MODEL_PATH_BYTES]; /* a directory or synth:NAME, already located */
     char backend[16], compute[8], kv_dtype[8];
     char quant[8], quant_head[8], quant_activations[8]; /* "": as the checkpoint is */
@@ -66,22 +66,22 @@ struct member {
 };
 
 /* What rank 0 found in the model. Writer: rank 0, before STAGE_READY. */
-struct group_facts {
+struct model_facts {
     uint32_t vocab, max_model_len;
     struct sampling defaults; /* generation_config.json; seed and choice unused */
 };
 
-struct group_control {
+struct shared_control {
     uint32_t magic, generation;
-    struct group_config config;
-    struct group_facts facts;
+    struct runtime_config config;
+    struct model_facts facts;
     _Alignas(64) _Atomic uint32_t abort_word; /* supervisor, or a member that fails; 0 -> 1 */
     struct member text;
-    struct member ranks[GROUP_MAX_RANKS];
-    struct doorbell_shared supervisor_bell, text_bell, rank_bells[GROUP_MAX_RANKS];
+    struct member ranks[MAX_RANKS];
+    struct doorbell_shared supervisor_bell, text_bell, rank_bells[MAX_RANKS];
     /* Bytes from the segment's start. Writer: the supervisor. */
-    uint64_t rendezvous_at, requests_at, request_arena_at, tokens_at;
-    uint64_t text_requests_at, text_arena_at, text_replies_at, reply_arena_at;
+    uint64_t rendezvous_at, requests_at, request_bytes_at, tokens_at;
+    uint64_t text_requests_at, text_bytes_at, text_replies_at, reply_bytes_at;
 };
 
 /* Supervisor to rank 0. */
@@ -92,7 +92,7 @@ struct request_msg {
     uint16_t kind, flags;
     uint64_t id;
     uint32_t n_ids, max_tokens;
-    uint64_t ids_at, ids_end; /* arena: int32 ids; released up to ids_end once read */
+    uint64_t ids_at, ids_end; /* ring buffer: int32 ids; released up to ids_end once read */
     struct sampling sampling;
 };
 
@@ -112,44 +112,44 @@ struct text_msg {
     uint32_t generation;
     uint32_t kind; /* a reply repeats it */
     uint64_t id;
-    uint64_t at, end;   /* arena */
+    uint64_t at, end;   /* ring buffer */
     uint32_t bytes;     /* of the text, the error line or the int32 ids */
     int32_t status;     /* reply: enum status; below zero the payload is the error line */
 };
 
-/* The group as one process sees it: its ends of everything. */
-struct group {
+/* The shared memory as one process sees it: its ends of everything. */
+struct shared {
     struct segment segment;
-    struct group_control *control;
+    struct shared_control *control;
     struct rendezvous rendezvous;
     struct ring requests, tokens, text_requests, text_replies;
-    struct arena request_arena, text_arena, reply_arena;
-    struct doorbell supervisor_bell, text_bell, rank_bells[GROUP_MAX_RANKS];
+    struct ring_buffer request_bytes, text_bytes, reply_bytes;
+    struct doorbell supervisor_bell, text_bell, rank_bells[MAX_RANKS];
     int step_fd;       /* memfd of plan ring and symmetric heap, filled by rank 0 */
     int vocab_fd;      /* memfd of the detokenisation table, filled by the text worker */
     int death_fd;      /* children: hangs up when the supervisor is gone */
     int death_keep_fd; /* supervisor: held open; -1 in a child */
 };
 
-/* The numbers a child needs, passed as one argument "3,4,5,...": group_fds() lists them for
- * proc_spawn(), group_fds_format() writes the argument. */
-enum { GROUP_MAX_FDS = GROUP_MAX_RANKS + 6, GROUP_FDS_TEXT = 12 * GROUP_MAX_FDS };
-int group_fds(const struct group *g, int fds[GROUP_MAX_FDS]);
-void group_fds_format(const struct group *g, char text[GROUP_FDS_TEXT]);
+/* The numbers a child needs, passed as one argument "3,4,5,...": shared_fds() lists them for
+ * proc_spawn(), shared_fds_format() writes the argument. */
+enum { SHARED_MAX_FDS = MAX_RANKS + 6, SHARED_FDS_TEXT = 12 * SHARED_MAX_FDS };
+int shared_fds(const struct shared *g, int fds[SHARED_MAX_FDS]);
+void shared_fds_format(const struct shared *g, char text[SHARED_FDS_TEXT]);
 
-/* Supervisor: makes everything; config->tp in 1..GROUP_MAX_RANKS. */
-enum status group_create(const struct group_config *config, uint32_t generation, struct group *g);
+/* Supervisor: makes everything; config->tp in 1..MAX_RANKS. */
+enum status shared_create(const struct runtime_config *config, uint32_t generation, struct shared *g);
 
-/* Child: maps what its parent made. INVALID when the text or the memory is not a group's. */
-enum status group_join(const char *fds_text, struct group *g);
+/* Child: maps what its parent made. INVALID when the text or the memory is not one. */
+enum status shared_join(const char *fds_text, struct shared *g);
 
 /* Unmaps and closes. */
-void group_close(struct group *g);
+void shared_close(struct shared *g);
 
 /* A member's last word: stores the line, sets FAILED and the abort word, wakes the supervisor. */
-void member_fail(struct group *g, struct member *m, const char *line);
+void member_fail(struct shared *g, struct member *m, const char *line);
 /* Sets a stage (release) and wakes the supervisor. */
-void member_stage(struct group *g, struct member *m, enum stage stage);
+void member_stage(struct shared *g, struct member *m, enum stage stage);
 
 /* A log sink for members: an error stays with its thread (log_last_error()), where whoever
  * must answer finds it; the rest goes to standard error unless context is not NULL (ranks

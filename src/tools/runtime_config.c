@@ -1,5 +1,5 @@
-/* group_config.c - defaults, and the model's place. */
-#include "tools/group_config.h"
+/* runtime_config.c - defaults, and the model's place. */
+#include "tools/runtime_config.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -15,7 +15,7 @@ static void copy(char *to, size_t room, const char *given, const char *fallback)
     snprintf(to, room, "%s", given != NULL ? given : fallback);
 }
 
-/* A file that every process of the group opens: the same one, wherever they run. "auto" and NULL
+/* A file that every process opens: the same one, wherever they run. "auto" and NULL
  * are none. */
 static enum status place(const char *given, const char *option, char path[MODEL_PATH_BYTES])
 {
@@ -32,12 +32,12 @@ static enum status place(const char *given, const char *option, char path[MODEL_
     return STATUS_OK;
 }
 
-enum status group_config_from(const struct quern_options *o, struct group_config *c)
+enum status runtime_config_from(const struct quern_options *o, struct runtime_config *c)
 {
     enum log_level level = LOG_LEVEL_WARN;
     enum status s;
 
-    *c = (struct group_config){
+    *c = (struct runtime_config){
         .tp = o->tp > 0 ? (uint32_t)o->tp : 1,
         .threads = (uint32_t)o->threads,
         .max_model_len = (uint32_t)o->max_model_len,

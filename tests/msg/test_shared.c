@@ -1,39 +1,39 @@
-/* test_group.c - what a supervisor makes is what its children find.
+/* test_shared.c - what a supervisor makes is what its children find.
  *
  * One test starts this program again, as the supervisor starts its workers:
- * `test_group join FDS RANK` is the child. */
+ * `test_shared join FDS RANK` is the child. */
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
-#include "msg/group.h"
+#include "msg/shared.h"
 #include "tests/ipc/ipc_support.h"
 
 enum { GENERATION = 7, TP = 3, ANSWER = 4711 };
 
-static const struct group_config config = {
+static const struct runtime_config config = {
     .model = "synth:none", .backend = "cpu", .compute = "f32", .tp = TP, .threads = 2, .seed = 99};
 
 static int make_group(void **state)
 {
-    static struct group group;
+    static struct shared shared;
 
-    *state = &group;
-    return group_create(&config, GENERATION, &group) == STATUS_OK ? 0 : -1;
+    *state = &shared;
+    return shared_create(&config, GENERATION, &shared) == STATUS_OK ? 0 : -1;
 }
 
 static int end_group(void **state)
 {
-    group_close(*state);
+    shared_close(*state);
     return 0;
 }
 
-static void group_begins_in_good_order(void **state)
+static void shared_memory_begins_in_good_order(void **state)
 {
-    const struct group *g = *state;
-    const struct group_control *c = g->control;
+    const struct shared *g = *state;
+    const struct shared_control *c = g->control;
 
     assert_int_equal(c->generation, GENERATION);
     assert_memory_equal(&c->config, &config, sizeof(config));
@@ -43,23 +43,23 @@ static void group_begins_in_good_order(void **state)
             atomic_load_explicit(&c->ranks[i].stage, memory_order_relaxed), STAGE_STARTING);
     assert_int_equal(g->requests.slots, REQUEST_SLOTS);
     assert_int_equal(g->tokens.slots, TOKEN_SLOTS);
-    assert_true(g->request_arena.capacity >= ARENA_BYTES);
+    assert_true(g->request_bytes.capacity >= RING_BUFFER_BYTES);
     assert_true(g->death_keep_fd >= 0);
 }
 
 static void every_object_has_memory_of_its_own(void **state)
 {
-    const struct group *g = *state;
-    const struct group_control *c = g->control;
+    const struct shared *g = *state;
+    const struct shared_control *c = g->control;
     const uint64_t at[] = {0, c->rendezvous_at, c->requests_at, c->tokens_at, c->text_requests_at,
-        c->text_replies_at, c->request_arena_at, c->text_arena_at, c->reply_arena_at,
+        c->text_replies_at, c->request_bytes_at, c->text_bytes_at, c->reply_bytes_at,
         g->segment.bytes};
     const size_t bytes[] = {sizeof(*c), rendezvous_bytes(TP),
         ring_bytes(REQUEST_SLOTS, sizeof(struct request_msg)),
         ring_bytes(TOKEN_SLOTS, sizeof(struct token_msg)),
         ring_bytes(TEXT_SLOTS, sizeof(struct text_msg)),
-        ring_bytes(TEXT_SLOTS, sizeof(struct text_msg)), arena_bytes(ARENA_BYTES),
-        arena_bytes(ARENA_BYTES), arena_bytes(ARENA_BYTES)};
+        ring_bytes(TEXT_SLOTS, sizeof(struct text_msg)), ring_buffer_bytes(RING_BUFFER_BYTES),
+        ring_buffer_bytes(RING_BUFFER_BYTES), ring_buffer_bytes(RING_BUFFER_BYTES)};
 
     for (size_t i = 0; i < sizeof(bytes) / sizeof(bytes[0]); i++) {
         assert_int_equal(at[i] % 64, 0);
@@ -69,10 +69,10 @@ static void every_object_has_memory_of_its_own(void **state)
 
 static void text_lists_all_descriptors(void **state)
 {
-    const struct group *g = *state;
-    char text[GROUP_FDS_TEXT], want[GROUP_FDS_TEXT];
+    const struct shared *g = *state;
+    char text[SHARED_FDS_TEXT], want[SHARED_FDS_TEXT];
 
-    group_fds_format(g, text);
+    shared_fds_format(g, text);
     snprintf(want, sizeof(want), "%d,%d,%d,%d,%d,%d,%d,%d,%d", g->segment.fd, g->step_fd,
         g->vocab_fd, g->death_fd, g->supervisor_bell.fd, g->text_bell.fd, g->rank_bells[0].fd,
         g->rank_bells[1].fd, g->rank_bells[2].fd);
@@ -82,43 +82,43 @@ static void text_lists_all_descriptors(void **state)
 /* The child: takes one request and its ids, answers with a token, meets nobody. */
 static bool child(const char *text, int rank)
 {
-    struct group g;
+    struct shared g;
     struct request_msg request;
     const void *slot;
     void *out;
     const int32_t *ids;
 
-    if (group_join(text, &g) != STATUS_OK || g.death_keep_fd != -1 ||
+    if (shared_join(text, &g) != STATUS_OK || g.death_keep_fd != -1 ||
         g.control->generation != GENERATION || g.control->config.seed != 99 ||
         ring_peek(&g.requests, &slot) != STATUS_OK)
         return false;
     request = *(const struct request_msg *)slot;
     ring_release(&g.requests);
-    ids = arena_at(&g.request_arena, request.ids_at, request.n_ids * sizeof(*ids));
+    ids = ring_buffer_at(&g.request_bytes, request.ids_at, request.n_ids * sizeof(*ids));
     if (ids == NULL || ids[0] != ANSWER || ring_reserve(&g.tokens, &out) != STATUS_OK)
         return false;
     *(struct token_msg *)out =
         (struct token_msg){.generation = GENERATION, .id = request.id, .token = ids[0]};
     ring_publish(&g.tokens);
     member_stage(&g, &g.control->ranks[rank], STAGE_READY);
-    group_close(&g);
+    shared_close(&g);
     return true;
 }
 
-static void send_request(struct group *g)
+static void send_request(struct shared *g)
 {
     uint64_t at, end;
     void *slot;
 
     assert_int_equal(ring_reserve(&g->requests, &slot), STATUS_OK);
-    assert_int_equal(arena_alloc(&g->request_arena, sizeof(int32_t), &at, &end), STATUS_OK);
-    *(int32_t *)arena_at(&g->request_arena, at, sizeof(int32_t)) = ANSWER;
+    assert_int_equal(ring_buffer_alloc(&g->request_bytes, sizeof(int32_t), &at, &end), STATUS_OK);
+    *(int32_t *)ring_buffer_at(&g->request_bytes, at, sizeof(int32_t)) = ANSWER;
     *(struct request_msg *)slot = (struct request_msg){
         .generation = GENERATION, .id = 5, .n_ids = 1, .ids_at = at, .ids_end = end};
     ring_publish(&g->requests);
 }
 
-static void expect_answer(struct group *g, int rank)
+static void expect_answer(struct shared *g, int rank)
 {
     const void *slot;
 
@@ -144,10 +144,10 @@ static bool join_forked(void *context)
 
 static void forked_child_joins_by_the_text(void **state)
 {
-    struct group *g = *state;
-    char text[GROUP_FDS_TEXT];
+    struct shared *g = *state;
+    char text[SHARED_FDS_TEXT];
 
-    group_fds_format(g, text);
+    shared_fds_format(g, text);
     send_request(g);
     child_must_succeed(child_start(join_forked, &(struct join){text, 1}));
     expect_answer(g, 1);
@@ -155,14 +155,14 @@ static void forked_child_joins_by_the_text(void **state)
 
 static void started_child_joins_by_the_text(void **state)
 {
-    struct group *g = *state;
-    char text[GROUP_FDS_TEXT];
-    char *argv[] = {(char *)"test_group", (char *)"join", text, (char *)"2", NULL};
-    int fds[GROUP_MAX_FDS], n = group_fds(g, fds), pidfd;
+    struct shared *g = *state;
+    char text[SHARED_FDS_TEXT];
+    char *argv[] = {(char *)"test_shared", (char *)"join", text, (char *)"2", NULL};
+    int fds[SHARED_MAX_FDS], n = shared_fds(g, fds), pidfd;
     struct proc_exit how = {.status_or_signal = -1};
     pid_t pid;
 
-    group_fds_format(g, text);
+    shared_fds_format(g, text);
     send_request(g);
     assert_int_equal(proc_spawn("/proc/self/exe", argv, fds, (size_t)n, &pid, &pidfd), STATUS_OK);
     assert_int_equal(poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, 60000), 1);
@@ -176,9 +176,9 @@ static void started_child_joins_by_the_text(void **state)
 /* In a child of its own, since a join that fails halfway closes what it took over. */
 static bool is_refused(void *text)
 {
-    struct group g;
+    struct shared g;
 
-    return group_join(text, &g) == STATUS_INVALID && log_last_error()[0] != '\0';
+    return shared_join(text, &g) == STATUS_INVALID && log_last_error()[0] != '\0';
 }
 
 static void texts_that_are_none_are_refused(void **state)
@@ -196,12 +196,12 @@ static void texts_that_are_none_are_refused(void **state)
 
 static void too_few_or_other_descriptors_are_refused(void **state)
 {
-    struct group *g = *state;
-    char text[GROUP_FDS_TEXT];
+    struct shared *g = *state;
+    char text[SHARED_FDS_TEXT];
     int other = eventfd(0, 0);
 
-    group_fds_format(g, text);
-    strrchr(text, ',')[0] = '\0'; /* a rank less than the group has */
+    shared_fds_format(g, text);
+    strrchr(text, ',')[0] = '\0'; /* a rank less than there are */
     child_must_succeed(child_start(is_refused, text));
     snprintf(text, sizeof(text), "%d,%d,%d,%d,%d,%d,%d", other, other, other, other, other, other,
         other);
@@ -211,10 +211,10 @@ static void too_few_or_other_descriptors_are_refused(void **state)
 
 static void memory_that_is_no_group_is_refused(void **state)
 {
-    struct group *g = *state;
-    char text[GROUP_FDS_TEXT];
+    struct shared *g = *state;
+    char text[SHARED_FDS_TEXT];
 
-    group_fds_format(g, text);
+    shared_fds_format(g, text);
     g->control->magic++;
     child_must_succeed(child_start(is_refused, text));
     g->control->magic--;
@@ -228,9 +228,9 @@ static void memory_that_is_no_group_is_refused(void **state)
 
 static bool fail_as_rank_one(void *text)
 {
-    struct group g;
+    struct shared g;
 
-    if (group_join(text, &g) != STATUS_OK)
+    if (shared_join(text, &g) != STATUS_OK)
         return false;
     nap_ms(20);
     member_fail(&g, &g.control->ranks[1], "model.safetensors: it rains in");
@@ -239,12 +239,12 @@ static bool fail_as_rank_one(void *text)
 
 static void members_failure_wakes_the_parent(void **state)
 {
-    struct group *g = *state;
-    struct group_control *c = g->control;
-    char text[GROUP_FDS_TEXT];
+    struct shared *g = *state;
+    struct shared_control *c = g->control;
+    char text[SHARED_FDS_TEXT];
     pid_t pid;
 
-    group_fds_format(g, text);
+    shared_fds_format(g, text);
     doorbell_arm(&g->supervisor_bell);
     pid = child_start(fail_as_rank_one, text);
     assert_int_equal(doorbell_wait(&g->supervisor_bell, -1, 60000), STATUS_OK);
@@ -260,20 +260,20 @@ static void members_failure_wakes_the_parent(void **state)
 
 static bool wait_for_death(void *text)
 {
-    struct group g;
+    struct shared g;
 
-    return group_join(text, &g) == STATUS_OK &&
+    return shared_join(text, &g) == STATUS_OK &&
            poll(&(struct pollfd){.fd = g.death_fd, .events = POLLIN}, 1, 60000) == 1;
 }
 
 static void parents_death_hangs_up_the_pipe(void **state)
 {
-    struct group *g = *state;
-    char text[GROUP_FDS_TEXT];
+    struct shared *g = *state;
+    char text[SHARED_FDS_TEXT];
     pid_t pid;
     int keep = g->death_keep_fd;
 
-    group_fds_format(g, text);
+    shared_fds_format(g, text);
     /* The forked child would hold the kept end, too, which a started one does not. */
     fflush(NULL);
     pid = fork();
@@ -289,43 +289,43 @@ static void parents_death_hangs_up_the_pipe(void **state)
 
 static void impossible_number_of_ranks_is_refused(void **state)
 {
-    struct group_config wrong = config;
-    struct group g;
+    struct runtime_config wrong = config;
+    struct shared g;
 
     (void)state;
     wrong.tp = 0;
-    assert_int_equal(group_create(&wrong, GENERATION, &g), STATUS_INVALID);
-    wrong.tp = GROUP_MAX_RANKS + 1;
-    assert_int_equal(group_create(&wrong, GENERATION, &g), STATUS_INVALID);
+    assert_int_equal(shared_create(&wrong, GENERATION, &g), STATUS_INVALID);
+    wrong.tp = MAX_RANKS + 1;
+    assert_int_equal(shared_create(&wrong, GENERATION, &g), STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "1 to 16"));
 }
 
 static void closed_group_may_be_closed_again(void **state)
 {
-    struct group *g = *state;
+    struct shared *g = *state;
 
-    group_close(g);
-    group_close(g);
+    shared_close(g);
+    shared_close(g);
     assert_null(g->control);
 }
 
-#define GROUP_TEST(test) cmocka_unit_test_setup_teardown(test, make_group, end_group)
+#define SHARED_TEST(test) cmocka_unit_test_setup_teardown(test, make_group, end_group)
 
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        GROUP_TEST(group_begins_in_good_order),
-        GROUP_TEST(every_object_has_memory_of_its_own),
-        GROUP_TEST(text_lists_all_descriptors),
-        GROUP_TEST(forked_child_joins_by_the_text),
-        GROUP_TEST(started_child_joins_by_the_text),
-        GROUP_TEST(texts_that_are_none_are_refused),
-        GROUP_TEST(too_few_or_other_descriptors_are_refused),
-        GROUP_TEST(memory_that_is_no_group_is_refused),
-        GROUP_TEST(members_failure_wakes_the_parent),
-        GROUP_TEST(parents_death_hangs_up_the_pipe),
+        SHARED_TEST(shared_memory_begins_in_good_order),
+        SHARED_TEST(every_object_has_memory_of_its_own),
+        SHARED_TEST(text_lists_all_descriptors),
+        SHARED_TEST(forked_child_joins_by_the_text),
+        SHARED_TEST(started_child_joins_by_the_text),
+        SHARED_TEST(texts_that_are_none_are_refused),
+        SHARED_TEST(too_few_or_other_descriptors_are_refused),
+        SHARED_TEST(memory_that_is_no_group_is_refused),
+        SHARED_TEST(members_failure_wakes_the_parent),
+        SHARED_TEST(parents_death_hangs_up_the_pipe),
         cmocka_unit_test(impossible_number_of_ranks_is_refused),
-        GROUP_TEST(closed_group_may_be_closed_again),
+        SHARED_TEST(closed_group_may_be_closed_again),
     };
 
     if (argc == 4 && strcmp(argv[1], "join") == 0)

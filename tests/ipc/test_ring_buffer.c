@@ -1,4 +1,4 @@
-/* test_arena.c - payloads beside a ring. */
+/* test_ring_buffer.c - payloads beside a ring. */
 #include "tests/ipc/ipc_support.h"
 
 #include <pthread.h>
@@ -6,26 +6,26 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "ipc/arena.h"
+#include "ipc/ring_buffer.h"
 #include "ipc/ring.h"
 
 enum { GENERATION = 5, CAPACITY = 1024 };
 
 struct ends {
     struct views views;
-    struct arena producer, consumer;
+    struct ring_buffer producer, consumer;
 };
 
 static int setup(void **state)
 {
     static struct ends e;
 
-    views_open(&e.views, arena_bytes(CAPACITY));
-    assert_int_equal(arena_init(e.views.a.base, CAPACITY, GENERATION), STATUS_OK);
+    views_open(&e.views, ring_buffer_bytes(CAPACITY));
+    assert_int_equal(ring_buffer_init(e.views.a.base, CAPACITY, GENERATION), STATUS_OK);
     assert_int_equal(
-        arena_attach(e.views.a.base, e.views.a.bytes, GENERATION, &e.producer), STATUS_OK);
+        ring_buffer_attach(e.views.a.base, e.views.a.bytes, GENERATION, &e.producer), STATUS_OK);
     assert_int_equal(
-        arena_attach(e.views.b.base, e.views.b.bytes, GENERATION, &e.consumer), STATUS_OK);
+        ring_buffer_attach(e.views.b.base, e.views.b.bytes, GENERATION, &e.consumer), STATUS_OK);
     *state = &e;
     return 0;
 }
@@ -41,13 +41,13 @@ static void allocations_are_aligned_and_apart(void **state)
     struct ends *e = *state;
     uint64_t offset, end;
 
-    assert_int_equal(arena_alloc(&e->producer, 1, &offset, &end), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 1, &offset, &end), STATUS_OK);
     assert_int_equal(offset, 0);
     assert_int_equal(end, 64);
-    assert_int_equal(arena_alloc(&e->producer, 100, &offset, &end), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 100, &offset, &end), STATUS_OK);
     assert_int_equal(offset, 64);
     assert_int_equal(end, 192);
-    assert_int_equal((uintptr_t)arena_at(&e->consumer, offset, 100) % 64, 0);
+    assert_int_equal((uintptr_t)ring_buffer_at(&e->consumer, offset, 100) % 64, 0);
 }
 
 static void bytes_arrive_in_the_other_mapping(void **state)
@@ -55,23 +55,23 @@ static void bytes_arrive_in_the_other_mapping(void **state)
     struct ends *e = *state;
     uint64_t offset, end;
 
-    assert_int_equal(arena_alloc(&e->producer, 6, &offset, &end), STATUS_OK);
-    memcpy(arena_at(&e->producer, offset, 6), "hello", 6);
-    assert_string_equal(arena_at(&e->consumer, offset, 6), "hello");
+    assert_int_equal(ring_buffer_alloc(&e->producer, 6, &offset, &end), STATUS_OK);
+    memcpy(ring_buffer_at(&e->producer, offset, 6), "hello", 6);
+    assert_string_equal(ring_buffer_at(&e->consumer, offset, 6), "hello");
 }
 
-static void full_arena_says_again_until_released(void **state)
+static void full_ring_buffer_says_again_until_released(void **state)
 {
     struct ends *e = *state;
     uint64_t offset, first, second, third;
 
-    assert_int_equal(arena_alloc(&e->producer, 512, &offset, &first), STATUS_OK);
-    assert_int_equal(arena_alloc(&e->producer, 512, &offset, &second), STATUS_OK);
-    assert_int_equal(arena_alloc(&e->producer, 1, &offset, &third), STATUS_AGAIN);
-    assert_int_equal(arena_release(&e->consumer, first), STATUS_OK);
-    assert_int_equal(arena_alloc(&e->producer, 512, &offset, &third), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 512, &offset, &first), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 512, &offset, &second), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 1, &offset, &third), STATUS_AGAIN);
+    assert_int_equal(ring_buffer_release(&e->consumer, first), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 512, &offset, &third), STATUS_OK);
     assert_int_equal(offset, 0);
-    assert_int_equal(arena_release(&e->consumer, third), STATUS_OK);
+    assert_int_equal(ring_buffer_release(&e->consumer, third), STATUS_OK);
 }
 
 static void allocation_is_never_cut_at_the_end(void **state)
@@ -79,25 +79,25 @@ static void allocation_is_never_cut_at_the_end(void **state)
     struct ends *e = *state;
     uint64_t offset, end;
 
-    assert_int_equal(arena_alloc(&e->producer, 448, &offset, &end), STATUS_OK);
-    assert_int_equal(arena_alloc(&e->producer, 448, &offset, &end), STATUS_OK);
-    assert_int_equal(arena_alloc(&e->producer, 256, &offset, &end), STATUS_AGAIN);
-    assert_int_equal(arena_release(&e->consumer, 448), STATUS_OK);
-    assert_int_equal(arena_alloc(&e->producer, 256, &offset, &end), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 448, &offset, &end), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 448, &offset, &end), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 256, &offset, &end), STATUS_AGAIN);
+    assert_int_equal(ring_buffer_release(&e->consumer, 448), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 256, &offset, &end), STATUS_OK);
     assert_int_equal(offset, 0); /* 128 bytes at the end were skipped */
     assert_int_equal(end, CAPACITY + 256);
 }
 
-static void half_the_capacity_always_fits_an_empty_arena(void **state)
+static void half_the_capacity_always_fits_an_empty_ring_buffer(void **state)
 {
     struct ends *e = *state;
     uint64_t offset, end;
 
     for (int i = 0; i < 100; i++) {
-        assert_int_equal(arena_alloc(&e->producer, 64, &offset, &end), STATUS_OK);
-        assert_int_equal(arena_release(&e->consumer, end), STATUS_OK);
-        assert_int_equal(arena_alloc(&e->producer, CAPACITY / 2, &offset, &end), STATUS_OK);
-        assert_int_equal(arena_release(&e->consumer, end), STATUS_OK);
+        assert_int_equal(ring_buffer_alloc(&e->producer, 64, &offset, &end), STATUS_OK);
+        assert_int_equal(ring_buffer_release(&e->consumer, end), STATUS_OK);
+        assert_int_equal(ring_buffer_alloc(&e->producer, CAPACITY / 2, &offset, &end), STATUS_OK);
+        assert_int_equal(ring_buffer_release(&e->consumer, end), STATUS_OK);
     }
 }
 
@@ -106,10 +106,10 @@ static void more_than_half_is_refused_with_both_numbers(void **state)
     struct ends *e = *state;
     uint64_t offset = 1, end = 2;
 
-    assert_int_equal(arena_alloc(&e->producer, CAPACITY / 2 + 1, &offset, &end), STATUS_INVALID);
+    assert_int_equal(ring_buffer_alloc(&e->producer, CAPACITY / 2 + 1, &offset, &end), STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "513 bytes"));
     assert_non_null(strstr(log_last_error(), "half of its 1024"));
-    assert_int_equal(arena_alloc(&e->producer, SIZE_MAX, &offset, &end), STATUS_INVALID);
+    assert_int_equal(ring_buffer_alloc(&e->producer, SIZE_MAX, &offset, &end), STATUS_INVALID);
     assert_int_equal(offset, 1);
     assert_int_equal(end, 2);
 }
@@ -118,12 +118,12 @@ static void offsets_outside_are_null(void **state)
 {
     struct ends *e = *state;
 
-    assert_non_null(arena_at(&e->consumer, 0, CAPACITY));
-    assert_non_null(arena_at(&e->consumer, CAPACITY, 0));
-    assert_null(arena_at(&e->consumer, 1, CAPACITY));
-    assert_null(arena_at(&e->consumer, CAPACITY + 1, 0));
-    assert_null(arena_at(&e->consumer, UINT64_MAX, 2));
-    assert_null(arena_at(&e->consumer, 0, SIZE_MAX));
+    assert_non_null(ring_buffer_at(&e->consumer, 0, CAPACITY));
+    assert_non_null(ring_buffer_at(&e->consumer, CAPACITY, 0));
+    assert_null(ring_buffer_at(&e->consumer, 1, CAPACITY));
+    assert_null(ring_buffer_at(&e->consumer, CAPACITY + 1, 0));
+    assert_null(ring_buffer_at(&e->consumer, UINT64_MAX, 2));
+    assert_null(ring_buffer_at(&e->consumer, 0, SIZE_MAX));
 }
 
 static void end_that_was_not_allocated_is_refused(void **state)
@@ -131,11 +131,11 @@ static void end_that_was_not_allocated_is_refused(void **state)
     struct ends *e = *state;
     uint64_t offset, end;
 
-    assert_int_equal(arena_alloc(&e->producer, 64, &offset, &end), STATUS_OK);
-    assert_int_equal(arena_release(&e->consumer, end + 64), STATUS_INVALID);
-    assert_int_equal(arena_release(&e->consumer, end), STATUS_OK);
-    assert_int_equal(arena_release(&e->consumer, end - 64), STATUS_INVALID);
-    assert_int_equal(arena_release(&e->consumer, UINT64_MAX), STATUS_INVALID);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 64, &offset, &end), STATUS_OK);
+    assert_int_equal(ring_buffer_release(&e->consumer, end + 64), STATUS_INVALID);
+    assert_int_equal(ring_buffer_release(&e->consumer, end), STATUS_OK);
+    assert_int_equal(ring_buffer_release(&e->consumer, end - 64), STATUS_INVALID);
+    assert_int_equal(ring_buffer_release(&e->consumer, UINT64_MAX), STATUS_INVALID);
 }
 
 static void later_end_releases_all_before_it(void **state)
@@ -144,10 +144,10 @@ static void later_end_releases_all_before_it(void **state)
     uint64_t offset, end;
 
     for (int i = 0; i < 16; i++)
-        assert_int_equal(arena_alloc(&e->producer, 64, &offset, &end), STATUS_OK);
-    assert_int_equal(arena_release(&e->consumer, end), STATUS_OK);
+        assert_int_equal(ring_buffer_alloc(&e->producer, 64, &offset, &end), STATUS_OK);
+    assert_int_equal(ring_buffer_release(&e->consumer, end), STATUS_OK);
     for (int i = 0; i < 16; i++)
-        assert_int_equal(arena_alloc(&e->producer, 64, &offset, &end), STATUS_OK);
+        assert_int_equal(ring_buffer_alloc(&e->producer, 64, &offset, &end), STATUS_OK);
 }
 
 static void nothing_can_be_allocated_too(void **state)
@@ -155,33 +155,33 @@ static void nothing_can_be_allocated_too(void **state)
     struct ends *e = *state;
     uint64_t offset, end;
 
-    assert_int_equal(arena_alloc(&e->producer, 0, &offset, &end), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 0, &offset, &end), STATUS_OK);
     assert_int_equal(end, 0);
-    assert_non_null(arena_at(&e->consumer, offset, 0));
-    assert_int_equal(arena_release(&e->consumer, end), STATUS_OK);
+    assert_non_null(ring_buffer_at(&e->consumer, offset, 0));
+    assert_int_equal(ring_buffer_release(&e->consumer, end), STATUS_OK);
 }
 
 static void header_that_lies_is_refused(void **state)
 {
     struct ends *e = *state;
-    struct arena_shared *shared = e->views.a.base;
+    struct ring_buffer_shared *shared = e->views.a.base;
     size_t bytes = e->views.a.bytes;
-    struct arena a;
+    struct ring_buffer a;
 
-    assert_int_equal(arena_attach(shared, bytes, GENERATION + 1, &a), STATUS_INVALID);
+    assert_int_equal(ring_buffer_attach(shared, bytes, GENERATION + 1, &a), STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "generation 5, this process to generation 6"));
     assert_int_equal(
-        arena_attach(shared, arena_bytes(CAPACITY) - 1, GENERATION, &a), STATUS_INVALID);
+        ring_buffer_attach(shared, ring_buffer_bytes(CAPACITY) - 1, GENERATION, &a), STATUS_INVALID);
     shared->capacity = UINT64_MAX;
-    assert_int_equal(arena_attach(shared, bytes, GENERATION, &a), STATUS_INVALID);
+    assert_int_equal(ring_buffer_attach(shared, bytes, GENERATION, &a), STATUS_INVALID);
     shared->capacity = CAPACITY - 8;
-    assert_int_equal(arena_attach(shared, bytes, GENERATION, &a), STATUS_INVALID);
+    assert_int_equal(ring_buffer_attach(shared, bytes, GENERATION, &a), STATUS_INVALID);
     shared->capacity = 0;
-    assert_int_equal(arena_attach(shared, bytes, GENERATION, &a), STATUS_INVALID);
+    assert_int_equal(ring_buffer_attach(shared, bytes, GENERATION, &a), STATUS_INVALID);
     shared->magic++;
-    assert_int_equal(arena_attach(shared, bytes, GENERATION, &a), STATUS_INVALID);
-    assert_int_equal(arena_init(shared, 0, 1), STATUS_INVALID);
-    assert_int_equal(arena_init((char *)shared + 8, 128, 1), STATUS_INVALID);
+    assert_int_equal(ring_buffer_attach(shared, bytes, GENERATION, &a), STATUS_INVALID);
+    assert_int_equal(ring_buffer_init(shared, 0, 1), STATUS_INVALID);
+    assert_int_equal(ring_buffer_init((char *)shared + 8, 128, 1), STATUS_INVALID);
 }
 
 /* ---- with a ring, both ends at once ---- */
@@ -195,7 +195,7 @@ struct note {
 struct post {
     struct views views;
     struct ring sender, receiver;
-    struct arena producer, consumer;
+    struct ring_buffer producer, consumer;
     uint64_t seed, deadline_ns;
     bool sent;
 };
@@ -204,24 +204,24 @@ static void post_open(struct post *p)
 {
     struct segment_cursor c = {0};
     size_t ring_offset = segment_carve(&c, ring_bytes(RING_SLOTS, sizeof(struct note)), 64);
-    size_t arena_offset = segment_carve(&c, arena_bytes(4096), 64), bytes;
-    void *ring, *arena;
+    size_t ring_buffer_offset = segment_carve(&c, ring_buffer_bytes(4096), 64), bytes;
+    void *ring, *buffer;
 
     assert_int_equal(segment_carved(&c, &bytes), STATUS_OK);
     views_open(&p->views, bytes);
     ring = segment_at(&p->views.a, ring_offset, 0);
-    arena = segment_at(&p->views.a, arena_offset, 0);
+    buffer = segment_at(&p->views.a, ring_buffer_offset, 0);
     bytes = p->views.a.bytes;
     assert_int_equal(ring_init(ring, RING_SLOTS, sizeof(struct note), GENERATION), STATUS_OK);
-    assert_int_equal(arena_init(arena, 4096, GENERATION), STATUS_OK);
+    assert_int_equal(ring_buffer_init(buffer, 4096, GENERATION), STATUS_OK);
     assert_int_equal(ring_attach(ring, bytes, GENERATION, &p->sender), STATUS_OK);
     assert_int_equal(
-        arena_attach(arena, bytes - arena_offset, GENERATION, &p->producer), STATUS_OK);
+        ring_buffer_attach(buffer, bytes - ring_buffer_offset, GENERATION, &p->producer), STATUS_OK);
     ring = segment_at(&p->views.b, ring_offset, 0);
-    arena = segment_at(&p->views.b, arena_offset, 0);
+    buffer = segment_at(&p->views.b, ring_buffer_offset, 0);
     assert_int_equal(ring_attach(ring, bytes, GENERATION, &p->receiver), STATUS_OK);
     assert_int_equal(
-        arena_attach(arena, bytes - arena_offset, GENERATION, &p->consumer), STATUS_OK);
+        ring_buffer_attach(buffer, bytes - ring_buffer_offset, GENERATION, &p->consumer), STATUS_OK);
     p->deadline_ns = spin_deadline_ns(TEST_PATIENCE_NS);
 }
 
@@ -232,7 +232,7 @@ static void fill(unsigned char *to, uint64_t bytes, uint64_t n)
         to[i] = (unsigned char)(n + i);
 }
 
-/* OK sent; AGAIN no room in the ring or the arena. */
+/* OK sent; AGAIN no room in the ring or the buffer. */
 static enum status post_one(struct post *p, uint64_t n, uint64_t bytes)
 {
     struct note note = {.bytes = bytes};
@@ -242,10 +242,10 @@ static enum status post_one(struct post *p, uint64_t n, uint64_t bytes)
     s = ring_reserve(&p->sender, &slot); /* first the slot, then the bytes */
     if (s != STATUS_OK)
         return s;
-    s = arena_alloc(&p->producer, bytes, &note.offset, &note.end);
+    s = ring_buffer_alloc(&p->producer, bytes, &note.offset, &note.end);
     if (s != STATUS_OK)
         return s;
-    fill(arena_at(&p->producer, note.offset, bytes), bytes, n);
+    fill(ring_buffer_at(&p->producer, note.offset, bytes), bytes, n);
     memcpy(slot, &note, sizeof(note));
     ring_publish(&p->sender);
     return STATUS_OK;
@@ -273,12 +273,12 @@ static bool post_all(void *context)
 
 static bool intact(struct post *p, const struct note *note, uint64_t n)
 {
-    const unsigned char *got = arena_at(&p->consumer, note->offset, note->bytes);
+    const unsigned char *got = ring_buffer_at(&p->consumer, note->offset, note->bytes);
 
     for (uint64_t i = 0; got != NULL && i < note->bytes; i++)
         if (got[i] != (unsigned char)(n + i))
             return false;
-    return got != NULL && arena_release(&p->consumer, note->end) == STATUS_OK;
+    return got != NULL && ring_buffer_release(&p->consumer, note->end) == STATUS_OK;
 }
 
 static bool collect_all(struct post *p)
@@ -340,22 +340,22 @@ static void processes_exchange_payloads_of_any_length(void **state)
     views_close(&p.views);
 }
 
-#define ON_AN_ARENA(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define ON_A_RING_BUFFER(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ON_AN_ARENA(allocations_are_aligned_and_apart),
-        ON_AN_ARENA(bytes_arrive_in_the_other_mapping),
-        ON_AN_ARENA(full_arena_says_again_until_released),
-        ON_AN_ARENA(allocation_is_never_cut_at_the_end),
-        ON_AN_ARENA(half_the_capacity_always_fits_an_empty_arena),
-        ON_AN_ARENA(more_than_half_is_refused_with_both_numbers),
-        ON_AN_ARENA(offsets_outside_are_null),
-        ON_AN_ARENA(end_that_was_not_allocated_is_refused),
-        ON_AN_ARENA(later_end_releases_all_before_it),
-        ON_AN_ARENA(nothing_can_be_allocated_too),
-        ON_AN_ARENA(header_that_lies_is_refused),
+        ON_A_RING_BUFFER(allocations_are_aligned_and_apart),
+        ON_A_RING_BUFFER(bytes_arrive_in_the_other_mapping),
+        ON_A_RING_BUFFER(full_ring_buffer_says_again_until_released),
+        ON_A_RING_BUFFER(allocation_is_never_cut_at_the_end),
+        ON_A_RING_BUFFER(half_the_capacity_always_fits_an_empty_ring_buffer),
+        ON_A_RING_BUFFER(more_than_half_is_refused_with_both_numbers),
+        ON_A_RING_BUFFER(offsets_outside_are_null),
+        ON_A_RING_BUFFER(end_that_was_not_allocated_is_refused),
+        ON_A_RING_BUFFER(later_end_releases_all_before_it),
+        ON_A_RING_BUFFER(nothing_can_be_allocated_too),
+        ON_A_RING_BUFFER(header_that_lies_is_refused),
         cmocka_unit_test(threads_exchange_payloads_of_any_length),
         cmocka_unit_test(processes_exchange_payloads_of_any_length),
     };

@@ -1,4 +1,4 @@
-/* fanout.c - the message ring with many readers.
+/* broadcast_ring.c - the message ring with many readers.
  *
  * ring.c with one head line per reader, so that readers do not disturb each
  * other. The writer keeps the slowest head it saw and walks all heads only when
@@ -8,39 +8,39 @@
  * E2 release --released--> reserve: every live reader is done before we overwrite.
  * E3 close --closed--> peek:        the count is final before "closed" says so.
  * E4 drop --dropped--> reserve:     the reader was reaped before we pass it. */
-#include "ipc/fanout.h"
+#include "ipc/broadcast_ring.h"
 
 #include "quern/log.h"
 
-enum { FANOUT_MAGIC = 0x006e6166 }; /* "fan" */
+enum { BROADCAST_RING_MAGIC = 0x006e6166 }; /* "fan" */
 
 static uint32_t stride_of(uint32_t slot_bytes)
 {
     return (slot_bytes + 7u) & ~7u;
 }
 
-size_t fanout_bytes(uint32_t slots, uint32_t slot_bytes)
+size_t broadcast_ring_bytes(uint32_t slots, uint32_t slot_bytes)
 {
     if (slots == 0 || (slots & (slots - 1)) != 0 || slot_bytes == 0 || slot_bytes > INT32_MAX)
         return 0;
-    return sizeof(struct fanout_shared) +
+    return sizeof(struct broadcast_ring_shared) +
            (((size_t)slots * stride_of(slot_bytes) + 63) & ~(size_t)63);
 }
 
-enum status fanout_init(
+enum status broadcast_ring_init(
     void *mem, uint32_t slots, uint32_t slot_bytes, uint32_t readers, uint32_t generation)
 {
-    struct fanout_shared *shared = mem;
+    struct broadcast_ring_shared *shared = mem;
 
-    if (fanout_bytes(slots, slot_bytes) == 0 || (uintptr_t)mem % 64 != 0)
+    if (broadcast_ring_bytes(slots, slot_bytes) == 0 || (uintptr_t)mem % 64 != 0)
         return log_fail(STATUS_INVALID,
-            "fanout: %u slots of %u bytes at %p: needs a power of two of slots, at least a byte "
+            "broadcast ring: %u slots of %u bytes at %p: needs a power of two of slots, at least a byte "
             "in each, and 64-byte alignment",
             slots, slot_bytes, mem);
-    if (readers > FANOUT_READERS)
+    if (readers > BROADCAST_RING_READERS)
         return log_fail(
-            STATUS_INVALID, "fanout: %u readers, %d are possible", readers, FANOUT_READERS);
-    shared->magic = FANOUT_MAGIC;
+            STATUS_INVALID, "broadcast ring: %u readers, %d are possible", readers, BROADCAST_RING_READERS);
+    shared->magic = BROADCAST_RING_MAGIC;
     shared->generation = generation;
     shared->slots = slots;
     shared->slot_bytes = slot_bytes;
@@ -49,13 +49,13 @@ enum status fanout_init(
     atomic_store_explicit(&shared->tail, 0, memory_order_relaxed);
     atomic_store_explicit(&shared->closed, 0, memory_order_relaxed);
     atomic_store_explicit(&shared->dropped, 0, memory_order_relaxed);
-    for (uint32_t i = 0; i < FANOUT_READERS; i++)
+    for (uint32_t i = 0; i < BROADCAST_RING_READERS; i++)
         atomic_store_explicit(&shared->heads[i].released, 0, memory_order_relaxed);
     return STATUS_OK;
 }
 
 /* The slowest live reader's head, or the tail when nobody listens. */
-static uint32_t slowest_head(const struct fanout *f, uint32_t tail)
+static uint32_t slowest_head(const struct broadcast_ring *f, uint32_t tail)
 {
     uint32_t dropped = atomic_load_explicit(&f->shared->dropped, memory_order_acquire); /* E4 */
     uint32_t behind = 0;
@@ -70,29 +70,29 @@ static uint32_t slowest_head(const struct fanout *f, uint32_t tail)
     return tail - behind;
 }
 
-enum status fanout_attach(void *mem, size_t available, uint32_t generation, struct fanout *out)
+enum status broadcast_ring_attach(void *mem, size_t available, uint32_t generation, struct broadcast_ring *out)
 {
-    struct fanout_shared *shared = mem;
+    struct broadcast_ring_shared *shared = mem;
     uint32_t slots, slot_bytes, readers;
-    struct fanout f;
+    struct broadcast_ring f;
     size_t bytes;
 
-    if (available < sizeof(*shared) || (uintptr_t)mem % 64 != 0 || shared->magic != FANOUT_MAGIC)
+    if (available < sizeof(*shared) || (uintptr_t)mem % 64 != 0 || shared->magic != BROADCAST_RING_MAGIC)
         return log_fail(
-            STATUS_INVALID, "fanout: there is none at this place (%zu bytes)", available);
+            STATUS_INVALID, "broadcast ring: there is none at this place (%zu bytes)", available);
     slots = shared->slots;
     slot_bytes = shared->slot_bytes;
     readers = shared->readers;
-    bytes = fanout_bytes(slots, slot_bytes);
-    if (bytes == 0 || bytes > available || readers > FANOUT_READERS)
+    bytes = broadcast_ring_bytes(slots, slot_bytes);
+    if (bytes == 0 || bytes > available || readers > BROADCAST_RING_READERS)
         return log_fail(STATUS_INVALID,
-            "fanout: %u slots of %u bytes for %u readers do not fit into %zu bytes", slots,
+            "broadcast ring: %u slots of %u bytes for %u readers do not fit into %zu bytes", slots,
             slot_bytes, readers, available);
     if (shared->generation != generation)
         return log_fail(STATUS_INVALID,
-            "fanout: belongs to generation %u, this process to generation %u: it must end",
+            "broadcast ring: belongs to generation %u, this process to generation %u: it must end",
             shared->generation, generation);
-    f = (struct fanout){
+    f = (struct broadcast_ring){
         .shared = shared,
         .slots = slots,
         .slot_bytes = slot_bytes,
@@ -105,20 +105,20 @@ enum status fanout_attach(void *mem, size_t available, uint32_t generation, stru
     return STATUS_OK;
 }
 
-static void *slot_at(const struct fanout *f, uint32_t index)
+static void *slot_at(const struct broadcast_ring *f, uint32_t index)
 {
     return f->shared->data + (size_t)(index & (f->slots - 1)) * f->stride;
 }
 
-static enum status damaged(const struct fanout *f, uint32_t tail, uint32_t head)
+static enum status damaged(const struct broadcast_ring *f, uint32_t tail, uint32_t head)
 {
     return log_fail(STATUS_INTERNAL,
-        "fanout: %u messages published and %u released cannot be with %u slots: its memory was "
+        "broadcast ring: %u messages published and %u released cannot be with %u slots: its memory was "
         "damaged",
         tail, head, f->slots);
 }
 
-enum status fanout_reserve(struct fanout *f, void **slot)
+enum status broadcast_ring_reserve(struct broadcast_ring *f, void **slot)
 {
     /* relaxed: tail is ours */
     uint32_t tail = atomic_load_explicit(&f->shared->tail, memory_order_relaxed);
@@ -137,7 +137,7 @@ enum status fanout_reserve(struct fanout *f, void **slot)
     return STATUS_OK;
 }
 
-void fanout_publish(struct fanout *f)
+void broadcast_ring_publish(struct broadcast_ring *f)
 {
     /* relaxed: tail is ours */
     uint32_t tail = atomic_load_explicit(&f->shared->tail, memory_order_relaxed);
@@ -146,7 +146,7 @@ void fanout_publish(struct fanout *f)
 }
 
 /* Nothing known to be there: looks for more. */
-static enum status look_again(struct fanout *f, uint32_t head)
+static enum status look_again(struct broadcast_ring *f, uint32_t head)
 {
     uint32_t closed = atomic_load_explicit(&f->shared->closed, memory_order_acquire); /* E3 */
 
@@ -158,12 +158,12 @@ static enum status look_again(struct fanout *f, uint32_t head)
     return STATUS_OK;
 }
 
-enum status fanout_peek(struct fanout *f, uint32_t reader, const void **slot)
+enum status broadcast_ring_peek(struct broadcast_ring *f, uint32_t reader, const void **slot)
 {
     uint32_t head;
 
     if (reader >= f->readers)
-        return log_fail(STATUS_INVALID, "fanout: no reader %u, there are %u", reader, f->readers);
+        return log_fail(STATUS_INVALID, "broadcast ring: no reader %u, there are %u", reader, f->readers);
     /* relaxed: this head is ours */
     head = atomic_load_explicit(&f->shared->heads[reader].released, memory_order_relaxed);
     if (f->tail_seen - head - 1 >= f->slots) { /* none left of those seen, or nonsense */
@@ -176,7 +176,7 @@ enum status fanout_peek(struct fanout *f, uint32_t reader, const void **slot)
     return STATUS_OK;
 }
 
-void fanout_release(struct fanout *f, uint32_t reader)
+void broadcast_ring_release(struct broadcast_ring *f, uint32_t reader)
 {
     _Atomic uint32_t *released = &f->shared->heads[reader].released;
     /* relaxed: this head is ours */
@@ -185,20 +185,20 @@ void fanout_release(struct fanout *f, uint32_t reader)
     atomic_store_explicit(released, head + 1, memory_order_release); /* E2 */
 }
 
-void fanout_close(struct fanout *f)
+void broadcast_ring_close(struct broadcast_ring *f)
 {
     atomic_store_explicit(&f->shared->closed, 1, memory_order_release); /* E3 */
 }
 
-enum status fanout_drop(struct fanout *f, uint32_t reader)
+enum status broadcast_ring_drop(struct broadcast_ring *f, uint32_t reader)
 {
     if (reader >= f->readers)
-        return log_fail(STATUS_INVALID, "fanout: no reader %u, there are %u", reader, f->readers);
+        return log_fail(STATUS_INVALID, "broadcast ring: no reader %u, there are %u", reader, f->readers);
     atomic_fetch_or_explicit(&f->shared->dropped, 1u << reader, memory_order_release); /* E4 */
     return STATUS_OK;
 }
 
-uint32_t fanout_pending(const struct fanout *f, uint32_t reader)
+uint32_t broadcast_ring_pending(const struct broadcast_ring *f, uint32_t reader)
 {
     /* head first, or it could overtake the tail we hold; acquire keeps that
      * order and makes the messages counted readable (E1) */

@@ -1,4 +1,4 @@
-/* test_fanout.c - one writer, many readers. */
+/* test_broadcast_ring.c - one writer, many readers. */
 #include "tests/ipc/ipc_support.h"
 
 #include <pthread.h>
@@ -6,34 +6,34 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "ipc/fanout.h"
+#include "ipc/broadcast_ring.h"
 
 enum { GENERATION = 3, SLOTS = 8, READERS = 3 };
 
-struct group {
+struct shared {
     struct views views;
-    struct fanout writer, reader; /* one handle for all readers serves a single thread */
+    struct broadcast_ring writer, reader; /* one handle for all readers serves a single thread */
 };
 
-static void group_open(struct group *g, uint32_t slots, uint32_t readers, uint32_t start)
+static void group_open(struct shared *g, uint32_t slots, uint32_t readers, uint32_t start)
 {
-    struct fanout_shared *shared;
+    struct broadcast_ring_shared *shared;
 
-    views_open(&g->views, fanout_bytes(slots, 4));
+    views_open(&g->views, broadcast_ring_bytes(slots, 4));
     shared = g->views.a.base;
-    assert_int_equal(fanout_init(shared, slots, 4, readers, GENERATION), STATUS_OK);
+    assert_int_equal(broadcast_ring_init(shared, slots, 4, readers, GENERATION), STATUS_OK);
     atomic_store_explicit(&shared->tail, start, memory_order_relaxed);
     for (uint32_t i = 0; i < readers; i++)
         atomic_store_explicit(&shared->heads[i].released, start, memory_order_relaxed);
     assert_int_equal(
-        fanout_attach(g->views.a.base, g->views.a.bytes, GENERATION, &g->writer), STATUS_OK);
+        broadcast_ring_attach(g->views.a.base, g->views.a.bytes, GENERATION, &g->writer), STATUS_OK);
     assert_int_equal(
-        fanout_attach(g->views.b.base, g->views.b.bytes, GENERATION, &g->reader), STATUS_OK);
+        broadcast_ring_attach(g->views.b.base, g->views.b.bytes, GENERATION, &g->reader), STATUS_OK);
 }
 
 static int setup(void **state)
 {
-    static struct group g;
+    static struct shared g;
 
     group_open(&g, SLOTS, READERS, UINT32_MAX - 3); /* every test crosses the wrap */
     *state = &g;
@@ -42,35 +42,35 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-    views_close(&((struct group *)*state)->views);
+    views_close(&((struct shared *)*state)->views);
     return 0;
 }
 
-static enum status send(struct fanout *f, uint32_t value)
+static enum status send(struct broadcast_ring *f, uint32_t value)
 {
     void *slot;
-    enum status s = fanout_reserve(f, &slot);
+    enum status s = broadcast_ring_reserve(f, &slot);
 
     if (s != STATUS_OK)
         return s;
     memcpy(slot, &value, sizeof(value));
-    fanout_publish(f);
+    broadcast_ring_publish(f);
     return STATUS_OK;
 }
 
-static enum status receive(struct fanout *f, uint32_t reader, uint32_t *value)
+static enum status receive(struct broadcast_ring *f, uint32_t reader, uint32_t *value)
 {
     const void *slot;
-    enum status s = fanout_peek(f, reader, &slot);
+    enum status s = broadcast_ring_peek(f, reader, &slot);
 
     if (s != STATUS_OK)
         return s;
     memcpy(value, slot, sizeof(*value));
-    fanout_release(f, reader);
+    broadcast_ring_release(f, reader);
     return STATUS_OK;
 }
 
-static void drain(struct group *g, uint32_t reader, uint32_t from, uint32_t to)
+static void drain(struct shared *g, uint32_t reader, uint32_t from, uint32_t to)
 {
     uint32_t got;
 
@@ -83,20 +83,20 @@ static void drain(struct group *g, uint32_t reader, uint32_t from, uint32_t to)
 
 static void every_reader_gets_every_message(void **state)
 {
-    struct group *g = *state;
+    struct shared *g = *state;
 
     for (uint32_t i = 0; i < 6; i++)
         assert_int_equal(send(&g->writer, i), STATUS_OK);
     for (uint32_t r = 0; r < READERS; r++) {
-        assert_int_equal(fanout_pending(&g->reader, r), 6);
+        assert_int_equal(broadcast_ring_pending(&g->reader, r), 6);
         drain(g, r, 0, 6);
-        assert_int_equal(fanout_pending(&g->reader, r), 0);
+        assert_int_equal(broadcast_ring_pending(&g->reader, r), 0);
     }
 }
 
 static void slowest_reader_holds_the_writer_back(void **state)
 {
-    struct group *g = *state;
+    struct shared *g = *state;
     uint32_t got;
 
     for (uint32_t i = 0; i < SLOTS; i++)
@@ -111,22 +111,22 @@ static void slowest_reader_holds_the_writer_back(void **state)
 
 static void dropped_reader_no_longer_holds_the_writer_back(void **state)
 {
-    struct group *g = *state;
+    struct shared *g = *state;
 
     for (uint32_t i = 0; i < SLOTS; i++)
         assert_int_equal(send(&g->writer, i), STATUS_OK);
     drain(g, 0, 0, SLOTS);
     drain(g, 2, 0, SLOTS);
     assert_int_equal(send(&g->writer, SLOTS), STATUS_AGAIN);
-    assert_int_equal(fanout_drop(&g->reader, 1), STATUS_OK);
+    assert_int_equal(broadcast_ring_drop(&g->reader, 1), STATUS_OK);
     assert_int_equal(send(&g->writer, SLOTS), STATUS_OK);
     drain(g, 0, SLOTS, SLOTS + 1);
-    assert_int_equal(fanout_drop(&g->reader, READERS), STATUS_INVALID);
+    assert_int_equal(broadcast_ring_drop(&g->reader, READERS), STATUS_INVALID);
 }
 
 static void writer_without_readers_is_never_held_back(void **state)
 {
-    struct group g;
+    struct shared g;
 
     (void)state;
     group_open(&g, SLOTS, 0, 0);
@@ -135,13 +135,13 @@ static void writer_without_readers_is_never_held_back(void **state)
     views_close(&g.views);
 }
 
-static void closed_fanout_still_drains(void **state)
+static void closed_broadcast_ring_still_drains(void **state)
 {
-    struct group *g = *state;
+    struct shared *g = *state;
     uint32_t got;
 
     assert_int_equal(send(&g->writer, 5), STATUS_OK);
-    fanout_close(&g->writer);
+    broadcast_ring_close(&g->writer);
     assert_int_equal(send(&g->writer, 6), STATUS_CLOSED);
     for (uint32_t r = 0; r < READERS; r++) {
         assert_int_equal(receive(&g->reader, r, &got), STATUS_OK);
@@ -151,16 +151,16 @@ static void closed_fanout_still_drains(void **state)
 
 static void reader_that_is_none_is_refused(void **state)
 {
-    struct group *g = *state;
+    struct shared *g = *state;
     const void *slot;
 
-    assert_int_equal(fanout_peek(&g->reader, READERS, &slot), STATUS_INVALID);
+    assert_int_equal(broadcast_ring_peek(&g->reader, READERS, &slot), STATUS_INVALID);
 }
 
 static void damaged_indices_are_reported(void **state)
 {
-    struct group *g = *state;
-    struct fanout_shared *shared = g->views.a.base;
+    struct shared *g = *state;
+    struct broadcast_ring_shared *shared = g->views.a.base;
     uint32_t got;
 
     atomic_store_explicit(&shared->heads[1].released, 5000, memory_order_relaxed);
@@ -173,29 +173,29 @@ static void damaged_indices_are_reported(void **state)
 
 static void header_that_lies_is_refused(void **state)
 {
-    struct group *g = *state;
-    struct fanout_shared *shared = g->views.a.base;
-    struct fanout f;
+    struct shared *g = *state;
+    struct broadcast_ring_shared *shared = g->views.a.base;
+    struct broadcast_ring f;
 
-    assert_int_equal(fanout_attach(shared, g->views.a.bytes, GENERATION + 1, &f), STATUS_INVALID);
+    assert_int_equal(broadcast_ring_attach(shared, g->views.a.bytes, GENERATION + 1, &f), STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "generation 3, this process to generation 4"));
     assert_int_equal(
-        fanout_attach(shared, fanout_bytes(SLOTS, 4) - 1, GENERATION, &f), STATUS_INVALID);
-    shared->readers = FANOUT_READERS + 1;
-    assert_int_equal(fanout_attach(shared, g->views.a.bytes, GENERATION, &f), STATUS_INVALID);
+        broadcast_ring_attach(shared, broadcast_ring_bytes(SLOTS, 4) - 1, GENERATION, &f), STATUS_INVALID);
+    shared->readers = BROADCAST_RING_READERS + 1;
+    assert_int_equal(broadcast_ring_attach(shared, g->views.a.bytes, GENERATION, &f), STATUS_INVALID);
     shared->readers = READERS;
     shared->slots = 1u << 31;
-    assert_int_equal(fanout_attach(shared, g->views.a.bytes, GENERATION, &f), STATUS_INVALID);
+    assert_int_equal(broadcast_ring_attach(shared, g->views.a.bytes, GENERATION, &f), STATUS_INVALID);
     shared->slots = SLOTS;
     shared->magic++;
-    assert_int_equal(fanout_attach(shared, g->views.a.bytes, GENERATION, &f), STATUS_INVALID);
-    assert_int_equal(fanout_init(shared, SLOTS, 4, FANOUT_READERS + 1, 1), STATUS_INVALID);
-    assert_int_equal(fanout_init(shared, 5, 4, 1, 1), STATUS_INVALID);
+    assert_int_equal(broadcast_ring_attach(shared, g->views.a.bytes, GENERATION, &f), STATUS_INVALID);
+    assert_int_equal(broadcast_ring_init(shared, SLOTS, 4, BROADCAST_RING_READERS + 1, 1), STATUS_INVALID);
+    assert_int_equal(broadcast_ring_init(shared, 5, 4, 1, 1), STATUS_INVALID);
 }
 
 static void random_steps_match_a_queue(void **state)
 {
-    struct group *g = *state;
+    struct shared *g = *state;
     uint64_t seed = test_seed();
     uint32_t sent = 0, received[READERS] = {0}, got;
 
@@ -221,7 +221,7 @@ static void random_steps_match_a_queue(void **state)
 /* ---- all ends at once ---- */
 
 struct end {
-    struct fanout f;
+    struct broadcast_ring f;
     uint32_t reader, messages;
     uint64_t deadline_ns;
     bool ok;
@@ -239,7 +239,7 @@ static bool write_all(struct end *e)
         else
             i++;
     }
-    fanout_close(&e->f);
+    broadcast_ring_close(&e->f);
     return true;
 }
 
@@ -267,7 +267,7 @@ static void *reading_thread(void *context)
     return NULL;
 }
 
-static struct end end_of(struct group *g, uint32_t reader, uint32_t messages)
+static struct end end_of(struct shared *g, uint32_t reader, uint32_t messages)
 {
     return (struct end){
         .f = g->reader,
@@ -279,7 +279,7 @@ static struct end end_of(struct group *g, uint32_t reader, uint32_t messages)
 
 static void four_threads_read_20000(void **state)
 {
-    struct group g;
+    struct shared g;
     struct end ends[5];
     pthread_t threads[4];
 
@@ -300,21 +300,21 @@ static void four_threads_read_20000(void **state)
 
 static void sixteen_processes_read_20000(void **state)
 {
-    struct group g;
+    struct shared g;
     struct end writer;
-    pid_t pids[FANOUT_READERS];
+    pid_t pids[BROADCAST_RING_READERS];
     bool written;
 
     (void)state;
-    group_open(&g, 256, FANOUT_READERS, UINT32_MAX - 100);
-    for (uint32_t i = 0; i < FANOUT_READERS; i++) {
+    group_open(&g, 256, BROADCAST_RING_READERS, UINT32_MAX - 100);
+    for (uint32_t i = 0; i < BROADCAST_RING_READERS; i++) {
         struct end e = end_of(&g, i, 20000);
 
         pids[i] = child_start(read_all, &e);
     }
     writer = end_of(&g, 0, 20000);
     written = write_all(&writer);
-    for (int i = 0; i < FANOUT_READERS; i++)
+    for (int i = 0; i < BROADCAST_RING_READERS; i++)
         child_must_succeed(pids[i]);
     assert_true(written);
     views_close(&g.views);
@@ -329,7 +329,7 @@ int main(void)
         ON_A_GROUP(slowest_reader_holds_the_writer_back),
         ON_A_GROUP(dropped_reader_no_longer_holds_the_writer_back),
         cmocka_unit_test(writer_without_readers_is_never_held_back),
-        ON_A_GROUP(closed_fanout_still_drains),
+        ON_A_GROUP(closed_broadcast_ring_still_drains),
         ON_A_GROUP(reader_that_is_none_is_refused),
         ON_A_GROUP(damaged_indices_are_reported),
         ON_A_GROUP(header_that_lies_is_refused),
