@@ -46,6 +46,29 @@ enum quern_status {
     QUERN_DEAD = -4,    /* the runtime is gone */
 };
 
+/* What went wrong with a request or a connection. Numbers are for ever; new ones may come, and
+ * one that a program does not know is to be taken like QUERN_CODE_INTERNAL. */
+enum quern_code {
+    QUERN_CODE_NONE = 0,
+    /* 1 to 15, the caller's fault: the same request fails again */
+    QUERN_CODE_BAD_FRAME = 1,    /* the bytes are not the protocol's; the connection ends */
+    QUERN_CODE_BAD_REQUEST = 2,  /* a parameter, a prompt or a JSON object is wrong */
+    QUERN_CODE_UNKNOWN = 3,      /* a field, flag or kind that this server does not have */
+    QUERN_CODE_TOO_LONG = 4,     /* the prompt does not fit the context, or the request the caches */
+    QUERN_CODE_NUMBER_IN_USE = 5, /* a request with this number or key is running */
+    QUERN_CODE_NOT_FOUND = 6,    /* RESUME: no such request, or it is no longer kept */
+    QUERN_CODE_TAKEN_OVER = 7,   /* another connection resumed the request: it goes on there */
+    QUERN_CODE_TOO_SLOW = 8,     /* the client did not read what it asked for */
+    /* the caller's, but later it may go well */
+    QUERN_CODE_QUOTA = 9,        /* this client has too much under way */
+    /* 16 and up, the server's fault */
+    QUERN_CODE_OVERLOADED = 16,  /* too much is under way; later */
+    QUERN_CODE_STOPPING = 17,    /* the server was told to stop; later */
+    QUERN_CODE_WORKER_DIED = 18, /* and is not started again; later, when the server was */
+    QUERN_CODE_MODEL = 19,       /* the model's logits are not numbers */
+    QUERN_CODE_INTERNAL = 20,    /* a promise of quern's was broken */
+};
+
 struct quern;
 
 /* How a private runtime is started. Zero or NULL means the default, so a

@@ -20,6 +20,7 @@ enum status {
     STATUS_TIMEOUT = -5,     /* a deadline passed */
     STATUS_INTERRUPTED = -6, /* SIGINT or SIGTERM */
     STATUS_INTERNAL = -7,    /* a promise of ours was broken */
+    STATUS_UNKNOWN = -8,     /* it asks for what this version does not have */
 };
 
 /* "ok", "invalid input", ...; never NULL. */

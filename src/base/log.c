@@ -130,6 +130,7 @@ const char *status_name(enum status s)
     case STATUS_TIMEOUT: return "timed out";
     case STATUS_INTERRUPTED: return "interrupted";
     case STATUS_INTERNAL: return "internal error";
+    case STATUS_UNKNOWN: return "not in this version";
     }
     return "unknown status";
 }
