@@ -1,0 +1,131 @@
+/* params.c - the table of parameters, and the one reader and writer that follow from it. */
+#include "msg/params.h"
+
+#include <string.h>
+
+#include "quern/log.h"
+
+enum param_type { PARAM_U32, PARAM_U64, PARAM_F32 };
+
+struct param {
+    const char *name; /* NULL: no such key */
+    enum param_type type;
+    size_t at;
+    double least, most; /* of U32 and F32 */
+    bool above;         /* `least` itself is out */
+};
+
+#define AT(field) offsetof(struct params, field)
+static const struct param table[PARAM_KEYS] = {
+    [PARAM_MAX_TOKENS] = {"max_tokens", PARAM_U32, AT(max_tokens), .least = 1, .most = UINT32_MAX},
+    [PARAM_TEMPERATURE] = {"temperature", PARAM_F32, AT(temperature), .least = 0, .most = 100},
+    [PARAM_TOP_K] = {"top_k", PARAM_U32, AT(top_k), .least = 0, .most = INT32_MAX},
+    [PARAM_TOP_P] = {"top_p", PARAM_F32, AT(top_p), .least = 0, .most = 1, .above = true},
+    [PARAM_MIN_P] = {"min_p", PARAM_F32, AT(min_p), .least = 0, .most = 1},
+    [PARAM_SEED] = {"seed", PARAM_U64, AT(seed)},
+    [PARAM_IGNORE_EOS] = {"ignore_eos", PARAM_U32, AT(ignore_eos), .least = 0, .most = 1},
+    [PARAM_KEY] = {"key", PARAM_U64, AT(key)},
+    [PARAM_KEEP] = {"keep", PARAM_U32, AT(keep_s), .least = 0, .most = UINT32_MAX},
+    [PARAM_TELL_PAUSES] = {"tell_pauses", PARAM_U32, AT(tell_pauses), .least = 0, .most = 1},
+};
+
+static size_t size_of(enum param_type type)
+{
+    return type == PARAM_U64 ? sizeof(uint64_t) : sizeof(uint32_t);
+}
+
+static double value_of(const struct param *row, const void *value)
+{
+    uint32_t whole;
+    float real;
+
+    if (row->type == PARAM_F32) {
+        memcpy(&real, value, sizeof(real));
+        return (double)real;
+    }
+    memcpy(&whole, value, sizeof(whole));
+    return whole;
+}
+
+static enum status check_bounds(const struct param *row, const void *value)
+{
+    double v;
+
+    if (row->type == PARAM_U64)
+        return STATUS_OK;
+    v = value_of(row, value);
+    if (v >= row->least && v <= row->most && !(row->above && v == row->least)) /* NaN is not */
+        return STATUS_OK;
+    return log_fail(STATUS_INVALID, "%s %g: it goes from %s%g to %g", row->name, v,
+        row->above ? "above " : "", row->least, row->most);
+}
+
+enum status params_set(struct params *p, enum param_key key, const void *value, size_t bytes)
+{
+    const struct param *row = (unsigned)key < PARAM_KEYS ? &table[key] : NULL;
+    enum status s;
+
+    if (row == NULL || row->name == NULL)
+        return log_fail(STATUS_UNKNOWN, "parameter %u: this version of quern does not have it",
+            (unsigned)key);
+    if (bytes != size_of(row->type))
+        return log_fail(STATUS_INVALID, "%s: a value of %zu bytes, it has %zu", row->name, bytes,
+            size_of(row->type));
+    s = check_bounds(row, value);
+    if (s != STATUS_OK)
+        return s;
+    memcpy((char *)p + row->at, value, bytes);
+    if (key == PARAM_KEY && p->key == 0)
+        return log_fail(STATUS_INVALID, "key 0: use another number");
+    p->given |= 1ull << key;
+    return STATUS_OK;
+}
+
+enum status params_read(const void *bytes, size_t n, struct params *out)
+{
+    struct params p = {0};
+    const char *at = bytes;
+
+    while (n > 0) {
+        struct param_header h;
+        enum status s;
+
+        if (n < sizeof(h))
+            return log_fail(STATUS_INVALID, "the parameters end within one");
+        memcpy(&h, at, sizeof(h));
+        at += sizeof(h);
+        n -= sizeof(h);
+        if (h.bytes > n)
+            return log_fail(STATUS_INVALID, "parameter %u is said to have %u bytes, %zu are there",
+                h.key, h.bytes, n);
+        if (h.reserved != 0)
+            return log_fail(STATUS_UNKNOWN, "parameter %u has flags that this version of quern does "
+                "not have", h.key);
+        if (h.key < PARAM_KEYS && params_has(&p, (enum param_key)h.key))
+            return log_fail(STATUS_INVALID, "%s is given twice", table[h.key].name);
+        s = params_set(&p, (enum param_key)h.key, at, h.bytes);
+        if (s != STATUS_OK)
+            return s;
+        at += h.bytes;
+        n -= h.bytes;
+    }
+    *out = p;
+    return STATUS_OK;
+}
+
+size_t params_write(const struct params *p, void *bytes)
+{
+    char *at = bytes;
+
+    for (int key = 0; key < PARAM_KEYS; key++) {
+        const struct param *row = &table[key];
+        struct param_header h = {.key = (uint16_t)key, .bytes = (uint32_t)size_of(row->type)};
+
+        if (row->name == NULL || !params_has(p, (enum param_key)key))
+            continue;
+        memcpy(at, &h, sizeof(h));
+        memcpy(at + sizeof(h), (const char *)p + row->at, h.bytes);
+        at += sizeof(h) + h.bytes;
+    }
+    return (size_t)(at - (char *)bytes);
+}
