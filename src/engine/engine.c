@@ -20,7 +20,7 @@ struct sequence {
     int32_t *prompt;
     uint32_t n_prompt, max_tokens;
     struct sampling sampling;
-    bool ignore_eos, ended;
+    bool ignore_eos, ended, paused;
     uint32_t slot;
     uint32_t planned;  /* prompt tokens planned so far */
     uint32_t expected; /* ids planned so far */
@@ -141,10 +141,14 @@ void engine_close(struct engine *e)
     free(e);
 }
 
-/* Blocks for positions 0 .. n_prompt + max_tokens - 1. */
-static uint32_t blocks_needed(const struct engine *e, uint32_t n_prompt, uint32_t max_tokens)
+/* For positions 0 .. n_ids + max_tokens - 1, as far as the context goes. */
+uint32_t engine_blocks_needed(const struct engine *e, uint32_t n_ids, uint32_t max_tokens)
 {
-    return (n_prompt + max_tokens + e->limits.block_size - 1) / e->limits.block_size;
+    uint64_t tokens = (uint64_t)n_ids + max_tokens;
+
+    if (tokens > e->max_model_len)
+        tokens = e->max_model_len;
+    return (uint32_t)((tokens + e->limits.block_size - 1) / e->limits.block_size);
 }
 
 enum status engine_add(struct engine *e, const struct engine_request *r)
@@ -157,7 +161,7 @@ enum status engine_add(struct engine *e, const struct engine_request *r)
             r->n_ids, e->max_model_len);
     if (max_tokens > e->max_model_len - r->n_ids)
         max_tokens = e->max_model_len - r->n_ids;
-    needed = blocks_needed(e, r->n_ids, max_tokens);
+    needed = engine_blocks_needed(e, r->n_ids, max_tokens);
     if (needed > e->limits.n_blocks || needed > e->limits.max_blocks_per_slot)
         return log_fail(STATUS_INVALID, "%u tokens need %u KV blocks, there are %u",
             r->n_ids + max_tokens, needed, e->limits.n_blocks);
@@ -243,7 +247,7 @@ static void plan_prefill(struct engine *e, struct plan *plan, struct sequence *s
 
 static bool wants_decode(const struct sequence *s)
 {
-    return !s->ended && s->planned == s->n_prompt && s->expected < s->max_tokens;
+    return !s->ended && !s->paused && s->planned == s->n_prompt && s->expected < s->max_tokens;
 }
 
 static void plan_running(struct engine *e, struct plan *plan)
@@ -365,6 +369,16 @@ void engine_cancel(struct engine *e, uint64_t id, engine_emit *emit, void *conte
         if (s->id == id && !s->ended)
             end_sequence(s, ENGINE_CANCELLED, emit, context);
     retire(e);
+}
+
+void engine_pause(struct engine *e, uint64_t id, bool paused)
+{
+    for (struct sequence *s = e->waiting.head; s != NULL; s = s->next)
+        if (s->id == id)
+            s->paused = paused;
+    for (struct sequence *s = e->running.head; s != NULL; s = s->next)
+        if (s->id == id)
+            s->paused = paused;
 }
 
 bool engine_idle(const struct engine *e)

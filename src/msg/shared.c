@@ -1,66 +1,50 @@
-/* shared.c - lays the shared segment out, and hands its descriptors to children.
+/* shared.c - lays the ranks' segment out, and hands its descriptors to children.
  *
- * Parent and child attach to the same list of objects (attach_all), so there
- * is one place that knows what lies where; the offsets are read from the
- * control page, which a child checks before it believes them. */
+ * Parent and child carve the same list (carve()) and attach to it (attach_all()),
+ * so there is one place that knows what lies where. */
 #include "msg/shared.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static void no_group(struct shared *g)
+struct layout {
+    uint64_t rendezvous, requests, tokens, request_bytes;
+};
+
+static void nothing(struct shared *g)
 {
-    *g = (struct shared){.step_fd = -1, .vocab_fd = -1, .death_fd = -1, .death_keep_fd = -1};
-    g->supervisor_bell.fd = g->text_bell.fd = -1;
+    memset(g, 0, sizeof(*g));
+    g->step_fd = g->config_fd = g->death_fd = g->death_keep_fd = -1;
+    g->supervisor_bell.fd = -1;
     for (int i = 0; i < MAX_RANKS; i++)
         g->rank_bells[i].fd = -1;
 }
 
-int shared_fds(const struct shared *g, int fds[SHARED_MAX_FDS])
+int shared_fds(const struct shared *g, int fds[FD_LIST_MOST])
 {
     int n = 0;
 
     fds[n++] = g->segment.fd;
+    fds[n++] = g->config_fd;
     fds[n++] = g->step_fd;
-    fds[n++] = g->vocab_fd;
     fds[n++] = g->death_fd;
     fds[n++] = g->supervisor_bell.fd;
-    fds[n++] = g->text_bell.fd;
-    for (uint32_t i = 0; i < g->control->config.tp; i++)
+    for (uint32_t i = 0; i < g->config.tp; i++)
         fds[n++] = g->rank_bells[i].fd;
     return n;
 }
 
-void shared_fds_format(const struct shared *g, char text[SHARED_FDS_TEXT])
-{
-    int fds[SHARED_MAX_FDS], n = shared_fds(g, fds);
-    char *at = text;
-
-    for (int i = 0; i < n; i++)
-        at += sprintf(at, "%s%d", i > 0 ? "," : "", fds[i]);
-}
-
-/* Where each object lies, in the order of the segment. */
-static enum status carve(struct shared_control *layout, size_t *bytes)
+static enum status carve(uint32_t tp, struct layout *l, size_t *bytes)
 {
     struct segment_cursor c = {0};
 
-    segment_carve(&c, sizeof(*layout), 64);
-    layout->rendezvous_at = segment_carve(&c, rendezvous_bytes(layout->config.tp), 64);
-    layout->requests_at =
-        segment_carve(&c, ring_bytes(REQUEST_SLOTS, sizeof(struct request_msg)), 64);
-    layout->tokens_at = segment_carve(&c, ring_bytes(TOKEN_SLOTS, sizeof(struct token_msg)), 64);
-    layout->text_requests_at =
-        segment_carve(&c, ring_bytes(TEXT_SLOTS, sizeof(struct text_msg)), 64);
-    layout->text_replies_at =
-        segment_carve(&c, ring_bytes(TEXT_SLOTS, sizeof(struct text_msg)), 64);
-    layout->request_bytes_at = segment_carve(&c, ring_buffer_bytes(RING_BUFFER_BYTES), 64);
-    layout->text_bytes_at = segment_carve(&c, ring_buffer_bytes(RING_BUFFER_BYTES), 64);
-    layout->reply_bytes_at = segment_carve(&c, ring_buffer_bytes(RING_BUFFER_BYTES), 64);
+    segment_carve(&c, sizeof(struct shared_control), 64);
+    l->rendezvous = segment_carve(&c, rendezvous_bytes(tp), 64);
+    l->requests = segment_carve(&c, ring_bytes(REQUEST_SLOTS, sizeof(struct request_msg)), 64);
+    l->tokens = segment_carve(&c, ring_bytes(TOKEN_SLOTS, sizeof(struct token_msg)), 64);
+    l->request_bytes = segment_carve(&c, ring_buffer_bytes(RING_BUFFER_BYTES), 64);
     return segment_carved(&c, bytes);
 }
 
@@ -69,133 +53,109 @@ static void *at(const struct shared *g, uint64_t offset)
     return (char *)g->segment.base + offset;
 }
 
-static enum status init_all(struct shared *g)
+static enum status init_all(struct shared *g, const struct layout *l)
 {
-    const struct shared_control *c = g->control;
-    uint32_t generation = c->generation;
-    enum status s = rendezvous_init(at(g, c->rendezvous_at), c->config.tp, generation);
+    enum status s = rendezvous_init(at(g, l->rendezvous), g->config.tp, g->generation);
 
     if (s == STATUS_OK)
-        s = ring_init(at(g, c->requests_at), REQUEST_SLOTS, sizeof(struct request_msg), generation);
+        s = ring_init(at(g, l->requests), REQUEST_SLOTS, sizeof(struct request_msg), g->generation);
     if (s == STATUS_OK)
-        s = ring_init(at(g, c->tokens_at), TOKEN_SLOTS, sizeof(struct token_msg), generation);
+        s = ring_init(at(g, l->tokens), TOKEN_SLOTS, sizeof(struct token_msg), g->generation);
     if (s == STATUS_OK)
-        s = ring_init(at(g, c->text_requests_at), TEXT_SLOTS, sizeof(struct text_msg), generation);
-    if (s == STATUS_OK)
-        s = ring_init(at(g, c->text_replies_at), TEXT_SLOTS, sizeof(struct text_msg), generation);
-    if (s == STATUS_OK)
-        s = ring_buffer_init(at(g, c->request_bytes_at), RING_BUFFER_BYTES, generation);
-    if (s == STATUS_OK)
-        s = ring_buffer_init(at(g, c->text_bytes_at), RING_BUFFER_BYTES, generation);
-    if (s == STATUS_OK)
-        s = ring_buffer_init(at(g, c->reply_bytes_at), RING_BUFFER_BYTES, generation);
+        s = ring_buffer_init(at(g, l->request_bytes), RING_BUFFER_BYTES, g->generation);
     return s;
 }
 
-static enum status attach_ring(struct shared *g, uint64_t offset, struct ring *ring)
+enum status shared_ring(const struct segment *s, uint64_t offset, uint32_t generation,
+    struct ring *ring)
 {
-    if (offset > g->segment.bytes)
+    if (offset > s->bytes)
         return log_fail(STATUS_INVALID, "the shared memory has a ring outside of itself");
-    return ring_attach(at(g, offset), g->segment.bytes - offset, g->control->generation, ring);
+    return ring_attach((char *)s->base + offset, s->bytes - offset, generation, ring);
 }
 
-static enum status attach_ring_buffer(struct shared *g, uint64_t offset, struct ring_buffer *buffer)
+enum status shared_ring_buffer(const struct segment *s, uint64_t offset, uint32_t generation,
+    struct ring_buffer *buffer)
 {
-    if (offset > g->segment.bytes)
+    if (offset > s->bytes)
         return log_fail(STATUS_INVALID, "the shared memory has a ring buffer outside of itself");
-    return ring_buffer_attach(at(g, offset), g->segment.bytes - offset, g->control->generation, buffer);
+    return ring_buffer_attach((char *)s->base + offset, s->bytes - offset, generation, buffer);
 }
 
-static enum status attach_all(struct shared *g)
+static enum status attach_all(struct shared *g, const struct layout *l)
 {
-    const struct shared_control *c = g->control;
     enum status s = STATUS_INVALID;
 
-    if (c->rendezvous_at < g->segment.bytes)
-        s = rendezvous_attach(at(g, c->rendezvous_at), g->segment.bytes - c->rendezvous_at,
+    if (l->rendezvous < g->segment.bytes)
+        s = rendezvous_attach(at(g, l->rendezvous), g->segment.bytes - l->rendezvous,
             &g->rendezvous);
     if (s == STATUS_OK)
-        s = attach_ring(g, c->requests_at, &g->requests);
+        s = shared_ring(&g->segment, l->requests, g->generation, &g->requests);
     if (s == STATUS_OK)
-        s = attach_ring(g, c->tokens_at, &g->tokens);
+        s = shared_ring(&g->segment, l->tokens, g->generation, &g->tokens);
     if (s == STATUS_OK)
-        s = attach_ring(g, c->text_requests_at, &g->text_requests);
-    if (s == STATUS_OK)
-        s = attach_ring(g, c->text_replies_at, &g->text_replies);
-    if (s == STATUS_OK)
-        s = attach_ring_buffer(g, c->request_bytes_at, &g->request_bytes);
-    if (s == STATUS_OK)
-        s = attach_ring_buffer(g, c->text_bytes_at, &g->text_bytes);
-    if (s == STATUS_OK)
-        s = attach_ring_buffer(g, c->reply_bytes_at, &g->reply_bytes);
+        s = shared_ring_buffer(&g->segment, l->request_bytes, g->generation, &g->request_bytes);
     return s;
 }
 
-static enum status open_bells(struct shared *g)
+static enum status open_bells(struct shared *g, int bell_fd)
 {
     struct shared_control *c = g->control;
-    enum status s = doorbell_open(&c->supervisor_bell, &g->supervisor_bell);
+    enum status s;
+    int fd;
 
-    if (s == STATUS_OK)
-        s = doorbell_open(&c->text_bell, &g->text_bell);
-    for (uint32_t i = 0; s == STATUS_OK && i < c->config.tp; i++)
+    if (bell_fd < 0) {
+        s = doorbell_open(&c->supervisor_bell, &g->supervisor_bell);
+    } else {
+        fd = fcntl(bell_fd, F_DUPFD_CLOEXEC, 3);
+        s = fd >= 0 ? doorbell_attach(&c->supervisor_bell, fd, &g->supervisor_bell)
+                    : log_fail(STATUS_IO, "no descriptor for a doorbell: %s", strerror(errno));
+    }
+    for (uint32_t i = 0; s == STATUS_OK && i < g->config.tp; i++)
         s = doorbell_open(&c->rank_bells[i], &g->rank_bells[i]);
     return s;
 }
 
-enum status shared_create(const struct runtime_config *config, uint32_t generation, struct shared *g)
+static enum status create_all(struct shared *g, int bell_fd)
 {
-    struct shared_control layout = {
-        .magic = SHARED_MAGIC, .generation = generation, .config = *config};
+    struct layout l;
     size_t bytes;
-    enum status s;
+    enum status s = carve(g->config.tp, &l, &bytes);
 
-    no_group(g);
-    if (config->tp < 1 || config->tp > MAX_RANKS)
-        return log_fail(STATUS_INVALID, "--tp %u: there can be 1 to %d ranks", config->tp,
-            MAX_RANKS);
-    s = carve(&layout, &bytes);
     if (s == STATUS_OK)
         s = segment_create("quern-shared", bytes, &g->segment);
     if (s != STATUS_OK)
         return s;
     g->control = g->segment.base;
-    memcpy(g->control, &layout, sizeof(layout));
-    s = init_all(g);
+    g->control->magic = SHARED_MAGIC;
+    g->control->generation = g->generation;
+    s = init_all(g, &l);
     if (s == STATUS_OK)
-        s = attach_all(g);
+        s = attach_all(g, &l);
     if (s == STATUS_OK)
-        s = open_bells(g);
+        s = open_bells(g, bell_fd);
+    if (s == STATUS_OK)
+        s = config_page_create(&g->config, &g->config_fd);
     if (s == STATUS_OK)
         s = segment_reserve("quern-step", &g->step_fd);
-    if (s == STATUS_OK)
-        s = segment_reserve("quern-vocab", &g->vocab_fd);
-    if (s == STATUS_OK)
-        s = proc_death_pipe(&g->death_keep_fd, &g->death_fd);
+    return s == STATUS_OK ? proc_death_pipe(&g->death_keep_fd, &g->death_fd) : s;
+}
+
+enum status shared_create(const struct runtime_config *config, uint32_t generation, int bell_fd,
+    struct shared *g)
+{
+    enum status s;
+
+    nothing(g);
+    if (config->tp < 1 || config->tp > MAX_RANKS)
+        return log_fail(STATUS_INVALID, "--tp %u: there can be 1 to %d ranks", config->tp,
+            MAX_RANKS);
+    g->config = *config;
+    g->generation = generation;
+    s = create_all(g, bell_fd);
     if (s != STATUS_OK)
         shared_close(g);
     return s;
-}
-
-/* "3,4,5" -> numbers of open descriptors. */
-static int parse_fds(const char *text, int fds[SHARED_MAX_FDS])
-{
-    int n = 0;
-
-    while (n < SHARED_MAX_FDS) {
-        char *end;
-        long fd = strtol(text, &end, 10);
-
-        if (end == text || fd < 3 || fd > 1 << 20 || fcntl((int)fd, F_SETFD, FD_CLOEXEC) != 0)
-            return 0;
-        fds[n++] = (int)fd;
-        if (*end == '\0')
-            return n;
-        if (*end != ',')
-            return 0;
-        text = end + 1;
-    }
-    return 0;
 }
 
 static enum status join_bells(struct shared *g, const int *fds)
@@ -203,82 +163,68 @@ static enum status join_bells(struct shared *g, const int *fds)
     struct shared_control *c = g->control;
     enum status s = doorbell_attach(&c->supervisor_bell, fds[0], &g->supervisor_bell);
 
-    if (s == STATUS_OK)
-        s = doorbell_attach(&c->text_bell, fds[1], &g->text_bell);
-    for (uint32_t i = 0; s == STATUS_OK && i < c->config.tp; i++)
-        s = doorbell_attach(&c->rank_bells[i], fds[2 + i], &g->rank_bells[i]);
+    for (uint32_t i = 0; s == STATUS_OK && i < g->config.tp; i++)
+        s = doorbell_attach(&c->rank_bells[i], fds[1 + i], &g->rank_bells[i]);
     return s;
+}
+
+static enum status join_all(struct shared *g, const int *fds, int n)
+{
+    struct layout l;
+    size_t bytes;
+    enum status s = config_page_read(g->config_fd, &g->config);
+
+    if (s == STATUS_OK)
+        s = carve(g->config.tp, &l, &bytes);
+    if (s != STATUS_OK)
+        return s;
+    if (g->segment.bytes < bytes || g->control->magic != SHARED_MAGIC ||
+        g->config.tp != (uint32_t)n - 5)
+        return log_fail(STATUS_INVALID, "the descriptors given are not those of a supervisor");
+    g->generation = g->control->generation;
+    s = attach_all(g, &l);
+    return s == STATUS_OK ? join_bells(g, fds + 4) : s;
 }
 
 enum status shared_join(const char *fds_text, struct shared *g)
 {
-    int fds[SHARED_MAX_FDS], n = parse_fds(fds_text, fds);
+    int fds[FD_LIST_MOST], n = fd_list_parse(fds_text, fds);
     enum status s;
 
-    no_group(g);
-    if (n < 7)
+    nothing(g);
+    if (n < 6)
         return log_fail(STATUS_INVALID, "this command is for quern's own use: it needs the "
                                         "supervisor's descriptors, not \"%s\"", fds_text);
     s = segment_map(fds[0], &g->segment);
     if (s != STATUS_OK)
         return s;
     g->control = g->segment.base;
-    g->step_fd = fds[1];
-    g->vocab_fd = fds[2];
+    g->config_fd = fds[1];
+    g->step_fd = fds[2];
     g->death_fd = fds[3];
-    if (g->segment.bytes < sizeof(*g->control) || g->control->magic != SHARED_MAGIC ||
-        g->control->config.tp != (uint32_t)n - 6)
-        s = log_fail(STATUS_INVALID, "the descriptors \"%s\" are not those of a supervisor", fds_text);
-    if (s == STATUS_OK)
-        s = attach_all(g);
-    if (s == STATUS_OK)
-        s = join_bells(g, fds + 4);
+    s = join_all(g, fds, n);
     if (s != STATUS_OK)
         shared_close(g);
     return s;
 }
 
-static void close_fd(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
-
 void shared_close(struct shared *g)
 {
-    if (g->control == NULL)
+    if (g->segment.base == NULL)
         return;
     for (int i = 0; i < MAX_RANKS; i++)
-        close_fd(&g->rank_bells[i].fd);
-    close_fd(&g->text_bell.fd);
-    close_fd(&g->supervisor_bell.fd);
-    close_fd(&g->death_keep_fd);
-    close_fd(&g->death_fd);
-    close_fd(&g->vocab_fd);
-    close_fd(&g->step_fd);
-    g->control = NULL;
+        fd_close(&g->rank_bells[i].fd);
+    fd_close(&g->supervisor_bell.fd);
+    fd_close(&g->death_keep_fd);
+    fd_close(&g->death_fd);
+    fd_close(&g->config_fd);
+    fd_close(&g->step_fd);
     segment_close(&g->segment);
+    nothing(g);
 }
 
-void member_stage(struct shared *g, struct member *m, enum stage stage)
+struct member_seat shared_seat(struct shared *g, int rank)
 {
-    /* release: pairs with the supervisor's acquire; error and facts are written before */
-    atomic_store_explicit(&m->stage, stage, memory_order_release);
-    doorbell_ring(&g->supervisor_bell);
-}
-
-void member_fail(struct shared *g, struct member *m, const char *line)
-{
-    snprintf(m->error, sizeof(m->error), "%s", line);
-    atomic_store_explicit(&m->stage, STAGE_FAILED, memory_order_release);
-    /* release: who finds the abort word finds the reason, too */
-    atomic_store_explicit(&g->control->abort_word, 1, memory_order_release);
-    doorbell_ring(&g->supervisor_bell);
-}
-
-void member_log(void *context, enum log_level level, const char *line)
-{
-    if (level != LOG_LEVEL_ERROR && context == NULL)
-        log_to_stderr(NULL, level, line);
+    return (struct member_seat){.member = &g->control->ranks[rank],
+        .abort_word = &g->control->abort_word, .supervisor_bell = &g->supervisor_bell};
 }

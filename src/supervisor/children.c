@@ -1,9 +1,10 @@
-/* children.c - the processes of a group: started together, ended together.
+/* children.c - processes: started, watched, ended.
  *
- * Who died first is what a person wants to know. A member that fails says why
- * in its slot and sets the abort word; the others then end without a reason of
- * their own. So a reason in a slot goes before an exit status, and an exit by
- * signal is told with the rank and the signal. */
+ * What a death means is restart.c's business; here it only becomes a line that
+ * says who died of what. A member that fails says why in its slot and sets the
+ * abort word; the others then end without a reason of their own. So a reason in
+ * a slot goes before an exit status, and an exit by signal is told with the
+ * rank and the signal. */
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,11 +15,9 @@
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 
-static const uint64_t stop_grace_ns = 1000000000u, fail_linger_ns = 5000000000u,
-                      fail_notice_ns = 200000000u;
 static const int kill_patience_ms = 3000;
 
-static const char *child_name(const struct child *c, char text[64])
+const char *child_name(const struct child *c, char text[64])
 {
     if (c->kind == CHILD_TEXT)
         snprintf(text, 64, "the text worker (process %d)", (int)c->pid);
@@ -27,238 +26,167 @@ static const char *child_name(const struct child *c, char text[64])
     return text;
 }
 
-static struct member *member_of(const struct child *c)
+static const struct member *member_of(const struct child *c)
 {
-    struct shared_control *control = c->sv->shared.control;
-
-    return c->kind == CHILD_TEXT ? &control->text : &control->ranks[c->rank];
+    return c->kind == CHILD_TEXT ? &c->sv->text.control->member
+                                 : &c->sv->shared.control->ranks[c->rank];
 }
 
-/* acquire: what a member wrote before its stage is there */
-static enum stage stage_of(const struct member *m)
+void child_kill(struct child *c)
 {
-    return (enum stage)atomic_load_explicit(&m->stage, memory_order_acquire);
+    if (c->state == CHILD_ABSENT)
+        return;
+    proc_signal(c->pidfd, SIGKILL);
+    if (c->state == CHILD_RUNNING)
+        child_move(c, CHILD_ENDING);
 }
 
-void children_kill(struct supervisor *sv)
+static void end_one(struct child *c)
 {
-    for (int i = 0; i < sv->n_children; i++)
-        if (sv->children[i].pidfd >= 0)
-            proc_signal(sv->children[i].pidfd, SIGKILL);
+    struct pollfd p = {.fd = c->pidfd, .events = POLLIN};
+    uint64_t deadline = spin_now_ns() + (uint64_t)kill_patience_ms * 1000000u;
+    struct proc_exit how;
+    char name[64];
+    int n, left;
+
+    if (c->state == CHILD_ABSENT)
+        return;
+    do {
+        left = (int)(((int64_t)deadline - (int64_t)spin_now_ns()) / 1000000);
+        n = poll(&p, 1, left > 0 ? left : 0);
+    } while (n < 0 && left > 0); /* a signal is no reason to leave it */
+    if (n > 0)
+        proc_reap(c->pidfd, &how);
+    else /* a device may hold it */
+        log_warn("%s cannot be ended and is left", child_name(c, name));
+    close(c->pidfd);
+    c->pidfd = -1;
+    c->state = CHILD_ABSENT;
 }
 
 void children_end(struct supervisor *sv)
 {
-    children_kill(sv);
-    for (int i = 0; i < sv->n_children; i++) {
-        struct child *c = &sv->children[i];
-        struct pollfd p = {.fd = c->pidfd, .events = POLLIN};
-        struct proc_exit how;
-
-        if (c->pidfd < 0)
-            continue;
-        if (poll(&p, 1, kill_patience_ms) > 0) /* a device may hold a process for a while */
-            proc_reap(c->pidfd, &how);
-        close(c->pidfd);
-        c->pidfd = -1;
-    }
-}
-
-/* The reason a member gave, if one did. */
-static const char *told_reason(const struct supervisor *sv)
-{
-    for (int i = 0; i < sv->n_children; i++) {
-        const struct member *m = member_of(&sv->children[i]);
-
-        if (stage_of(m) == STAGE_FAILED)
-            return m->error;
-    }
-    return NULL;
-}
-
-static void end_if_alone(struct supervisor *sv)
-{
-    if (sv->n_alive == 0 && sv->state == SUPERVISOR_STOPPING)
-        sv->state = SUPERVISOR_ENDED;
-}
-
-static void on_timer(struct loop_op *op, int64_t result)
-{
-    struct supervisor *sv = op->context;
-
-    if (result < 0)
-        return;
-    if (sv->state == SUPERVISOR_STOPPING)
-        children_kill(sv);
-    else if (sv->state == SUPERVISOR_FAILED)
-        sv->state = SUPERVISOR_ENDED;
-}
-
-static void start_timer(struct supervisor *sv, uint64_t ns)
-{
-    if (loop_op_active(&sv->timer))
-        return;
-    sv->timer.done = on_timer;
-    sv->timer.context = sv;
-    loop_timer(sv->loop, &sv->timer, (int64_t)(spin_now_ns() + ns));
-}
-
-void supervisor_fail(struct supervisor *sv, const char *why)
-{
-    if (sv->state >= SUPERVISOR_STOPPING)
-        return;
-    snprintf(sv->failure, sizeof(sv->failure), "%s", why);
-    sv->state = SUPERVISOR_FAILED;
-    atomic_store_explicit(&sv->shared.control->abort_word, 1, memory_order_release);
-    children_kill(sv);
-    requests_fail(sv, sv->failure);
-    clients_tell(sv, FRAME_ERROR, sv->failure, strlen(sv->failure)); /* who only waits, too */
-    /* A private client may not have asked yet: it shall hear the reason, not a broken pipe. */
-    start_timer(sv, sv->private_fd >= 0 ? fail_linger_ns : fail_notice_ns);
-}
-
-void supervisor_stop(struct supervisor *sv)
-{
-    void *slot;
-
-    if (sv->state == SUPERVISOR_FAILED)
-        sv->state = SUPERVISOR_ENDED;
-    if (sv->state >= SUPERVISOR_STOPPING)
-        return;
-    if (sv->state == SUPERVISOR_LOADING)
-        children_kill(sv);
-    sv->state = SUPERVISOR_STOPPING;
-    requests_fail(sv, "the server is stopping");
-    if (ring_reserve(&sv->shared.requests, &slot) == STATUS_OK) {
-        *(struct request_msg *)slot = (struct request_msg){
-            .generation = sv->shared.control->generation, .kind = REQUEST_STOP};
-        ring_publish(&sv->shared.requests);
-    }
-    ring_close(&sv->shared.requests);
-    ring_close(&sv->shared.text_requests);
-    doorbell_ring(&sv->shared.rank_bells[0]);
-    doorbell_ring(&sv->shared.text_bell);
-    start_timer(sv, stop_grace_ns);
-    end_if_alone(sv);
+    child_kill(&sv->text_child);
+    for (int i = 0; i < MAX_RANKS; i++)
+        child_kill(&sv->ranks[i]);
+    end_one(&sv->text_child);
+    for (int i = 0; i < MAX_RANKS; i++)
+        end_one(&sv->ranks[i]);
 }
 
 static void on_exit_of(struct loop_op *op, int64_t result)
 {
     struct child *c = op->context;
-    struct supervisor *sv = c->sv;
-    char name[64], how[64], line[160];
+    char name[64], how[64], line[LOG_LINE_BYTES];
     struct proc_exit exit_how;
-    const char *why;
 
     if (result < 0 || proc_reap(c->pidfd, &exit_how) != STATUS_OK)
         return;
     close(c->pidfd);
     c->pidfd = -1;
-    sv->n_alive--;
-    if (sv->state < SUPERVISOR_STOPPING) {
+    if (!exit_how.signalled && member_stage_of(member_of(c)) == STAGE_FAILED)
+        member_error(member_of(c), line);
+    else
         snprintf(line, sizeof(line), "%s %s", child_name(c, name),
             proc_describe(exit_how, how, sizeof(how)));
-        why = told_reason(sv);
-        supervisor_fail(sv, why != NULL && !exit_how.signalled ? why : line);
-    }
-    end_if_alone(sv);
+    child_died(c, line);
 }
 
-static enum status start_child(struct supervisor *sv, enum child_kind kind, int rank)
+enum status child_start(struct child *c)
 {
-    struct child *c = &sv->children[sv->n_children];
-    char fds_text[SHARED_FDS_TEXT], rank_text[16];
+    struct supervisor *sv = c->sv;
+    char fds_text[FD_LIST_TEXT], rank_text[16];
     char *rank_argv[] = {"quern", "worker", rank_text, fds_text, NULL};
     char *text_argv[] = {"quern", "text", fds_text, NULL};
-    int fds[SHARED_MAX_FDS], n = shared_fds(&sv->shared, fds);
+    bool text = c->kind == CHILD_TEXT;
+    int fds[FD_LIST_MOST];
+    int n = text ? text_shared_fds(&sv->text, fds) : shared_fds(&sv->shared, fds);
     enum status s;
 
-    snprintf(rank_text, sizeof(rank_text), "%d", rank);
-    shared_fds_format(&sv->shared, fds_text);
-    *c = (struct child){.sv = sv, .kind = kind, .rank = rank, .pidfd = -1};
-    s = proc_spawn("/proc/self/exe", kind == CHILD_TEXT ? text_argv : rank_argv, fds, (size_t)n,
-        &c->pid, &c->pidfd);
+    snprintf(rank_text, sizeof(rank_text), "%d", c->rank);
+    fd_list_format(fds, n, fds_text);
+    s = proc_spawn("/proc/self/exe", text ? text_argv : rank_argv, fds, (size_t)n, &c->pid,
+        &c->pidfd);
     if (s != STATUS_OK)
         return s;
-    sv->n_children++;
-    sv->n_alive++;
-    c->op.done = on_exit_of;
-    c->op.context = c;
+    child_move(c, CHILD_RUNNING);
+    c->op = (struct loop_op){.done = on_exit_of, .context = c};
     loop_poll_once(sv->loop, &c->op, c->pidfd);
     return STATUS_OK;
 }
 
-enum status children_start(struct supervisor *sv)
-{
-    enum status s = start_child(sv, CHILD_TEXT, 0);
-
-    for (int rank = 0; s == STATUS_OK && rank < (int)sv->shared.control->config.tp; rank++)
-        s = start_child(sv, CHILD_RANK, rank);
-    if (s != STATUS_OK)
-        children_kill(sv);
-    return s;
-}
-
-/* The detokenisation table, once the text worker has sealed it. */
+/* The detokenisation table, once a text worker has sealed it. A later one's is the same. */
 static void take_vocabulary(struct supervisor *sv)
 {
-    if (sv->text_ready || stage_of(&sv->shared.control->text) != STAGE_READY)
+    if (sv->text_ready || sv->text_child.state != CHILD_RUNNING ||
+        member_stage_of(&sv->text.control->member) != STAGE_READY)
         return;
-    if (segment_map(sv->shared.vocab_fd, &sv->vocab_segment) != STATUS_OK) {
-        supervisor_fail(sv, log_last_error());
+    if (segment_map(sv->text.vocab_fd, &sv->vocab_segment) != STATUS_OK) {
+        text_fail(sv, log_last_error());
         return;
     }
-    sv->shared.vocab_fd = -1; /* the segment's now */
-    if (vocab_table_attach(sv->vocab_segment.base, sv->vocab_segment.bytes, &sv->vocab) != STATUS_OK)
-        supervisor_fail(sv, log_last_error());
-    sv->text_ready = true;
+    sv->text.vocab_fd = -1; /* the segment's now */
+    if (vocab_table_attach(sv->vocab_segment.base, sv->vocab_segment.bytes, &sv->vocab) !=
+        STATUS_OK)
+        text_fail(sv, log_last_error());
+    else
+        sv->text_ready = true;
 }
 
 static bool all_ready(const struct supervisor *sv)
 {
-    for (int i = 0; i < sv->n_children; i++)
-        if (stage_of(member_of(&sv->children[i])) != STAGE_READY)
+    for (uint32_t i = 0; i < sv->config.tp; i++)
+        if (sv->ranks[i].state != CHILD_RUNNING ||
+            member_stage_of(&sv->shared.control->ranks[i]) != STAGE_READY)
             return false;
-    return sv->text_ready;
+    return true;
 }
 
+/* How far all ranks are, once a percent. */
 static void tell_progress(struct supervisor *sv)
 {
-    struct frame_loading l = {0};
+    struct frame_loading l = {.fixed = sizeof(l)};
 
-    for (uint32_t i = 0; i < sv->shared.control->config.tp; i++) {
+    for (uint32_t i = 0; i < sv->config.tp; i++) {
         const struct member *m = &sv->shared.control->ranks[i];
 
         /* relaxed: only shown */
         l.loaded += atomic_load_explicit(&m->loaded, memory_order_relaxed);
         l.total += atomic_load_explicit(&m->total, memory_order_relaxed);
     }
-    if (l.loaded == sv->shown_loaded)
+    if (l.total == 0 || l.loaded > l.total || (l.loaded - sv->shown_loaded) * 100 < l.total)
         return;
     sv->shown_loaded = l.loaded;
-    clients_tell(sv, FRAME_LOADING, &l, sizeof(l));
+    clients_tell(sv, FRAME_LOADING, &l, sizeof(l), NULL, 0);
+}
+
+static void look_at_failures(struct supervisor *sv)
+{
+    char line[LOG_LINE_BYTES];
+
+    if (sv->text_child.state == CHILD_RUNNING &&
+        member_stage_of(&sv->text.control->member) == STAGE_FAILED) {
+        member_error(&sv->text.control->member, line);
+        text_fail(sv, line);
+    }
+    for (uint32_t i = 0; i < sv->config.tp; i++)
+        if (sv->ranks[i].state == CHILD_RUNNING &&
+            member_stage_of(&sv->shared.control->ranks[i]) == STAGE_FAILED) {
+            member_error(&sv->shared.control->ranks[i], line);
+            ranks_fail(sv, line);
+            return;
+        }
 }
 
 void children_look(struct supervisor *sv)
 {
-    const struct model_facts *facts = &sv->shared.control->facts;
-    const char *why;
-
-    if (sv->state >= SUPERVISOR_STOPPING)
-        return;
-    why = told_reason(sv);
-    if (why != NULL) {
-        supervisor_fail(sv, why);
-        return;
-    }
-    if (sv->state != SUPERVISOR_LOADING)
+    if (sv->state < SUPERVISOR_STOPPING)
+        look_at_failures(sv);
+    if (sv->state < SUPERVISOR_STOPPING)
+        take_vocabulary(sv);
+    if (sv->state != SUPERVISOR_LOADING && sv->state != SUPERVISOR_RESTARTING)
         return;
     tell_progress(sv);
-    take_vocabulary(sv);
-    if (sv->state == SUPERVISOR_LOADING && all_ready(sv)) {
-        sv->state = SUPERVISOR_SERVING;
-        clients_tell(sv, FRAME_READY,
-            &(struct frame_ready){.vocab = facts->vocab, .max_model_len = facts->max_model_len},
-            sizeof(struct frame_ready));
-    }
+    if (sv->text_ready && all_ready(sv))
+        ranks_ready(sv);
 }

@@ -1,86 +1,143 @@
 /* clients.c - sockets: frames in, frames out.
  *
  * A client's frames gather in `out` while the turn runs and leave in one send;
- * what gathers meanwhile waits for that send. A client that does not read is
- * let go when too much waits for it. A frame that breaks the protocol ends its
- * connection and nothing else. */
-#include <errno.h>
-#include <poll.h>
+ * what gathers meanwhile waits for that send. Answers are not put there while
+ * more than OUT_MARK waits (news.c), so what a client that does not read can
+ * cost is bounded by what it asked for and by its answers' ids. A frame that
+ * breaks the protocol ends its connection and nothing else. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "ipc/spin.h"
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 
-enum { MOST_WAITING = 64 << 20 };
+enum { MOST_WAITING = 4 << 20, OUT_KEPT = 256 << 10 };
+
+void client_touch(struct client *c)
+{
+    if (c->fd >= 0 && !list_on(&c->dirty))
+        list_append(&c->sv->dirty, &c->dirty);
+}
+
+void client_let_go(struct client *c, const char *why)
+{
+    log_warn("a client is let go: %s", why);
+    c->leaving = c->let_go = true;
+    client_touch(c);
+}
+
+size_t client_waiting(const struct client *c)
+{
+    return c->out.n + c->sending.n;
+}
+
+char *client_room(struct client *c, size_t bytes)
+{
+    if (c->leaving)
+        return NULL;
+    if (bytes_reserve(&c->out, bytes) != STATUS_OK) {
+        client_let_go(c, "there is no memory for what it asked for");
+        return NULL;
+    }
+    client_touch(c);
+    return c->out.mem + c->out.n;
+}
 
 void client_frame(struct client *c, enum frame_type type, uint64_t id, const void *fixed,
     size_t fixed_bytes, const void *more, size_t more_bytes)
 {
     struct frame_header h = {
         .bytes = (uint32_t)(fixed_bytes + more_bytes), .type = (uint16_t)type, .id = id};
+    char *at;
 
-    if (c->leaving)
-        return;
-    if (c->out.n + c->sending.n > MOST_WAITING || bytes_add(&c->out, &h, sizeof(h)) != STATUS_OK ||
-        bytes_add(&c->out, fixed, fixed_bytes) != STATUS_OK ||
-        bytes_add(&c->out, more, more_bytes) != STATUS_OK) {
-        log_warn("a client is let go: it does not read what it asked for");
-        c->leaving = c->let_go = true;
-    }
-}
-
-void client_error(struct client *c, uint64_t id, const char *line)
-{
-    client_frame(c, FRAME_ERROR, id, line, strlen(line), NULL, 0);
-}
-
-void clients_tell(struct supervisor *sv, enum frame_type type, const void *fixed, size_t bytes)
-{
-    for (struct client *c = sv->clients; c != NULL; c = c->next)
-        client_frame(c, type, 0, fixed, bytes, NULL, 0);
-}
-
-static void take_submit(struct client *c, const struct frame_header *h, const void *payload)
-{
-    struct frame_submit submit;
-
-    if (frame_fixed(h, payload, &submit, sizeof(submit)) != STATUS_OK || h->id == 0) {
-        client_error(c, 0, h->id == 0 ? "a SUBMIT frame has no request number" : log_last_error());
-        c->leaving = true;
+    if (client_waiting(c) > MOST_WAITING) { /* of refusals, mostly */
+        client_let_go(c, "it asks and does not read the answers");
         return;
     }
-    request_submit(c, h->id, &submit, (const char *)payload + sizeof(submit),
-        h->bytes - sizeof(submit));
+    at = client_room(c, sizeof(h) + h.bytes);
+    if (at == NULL)
+        return;
+    memcpy(at, &h, sizeof(h));
+    memcpy(at + sizeof(h), fixed, fixed_bytes);
+    if (more_bytes > 0)
+        memcpy(at + sizeof(h) + fixed_bytes, more, more_bytes);
+    c->out.n += sizeof(h) + h.bytes;
+}
+
+void client_error(struct client *c, uint64_t id, enum quern_code code, const char *line)
+{
+    struct frame_error e = frame_error_of(code);
+
+    client_frame(c, FRAME_ERROR, id, &e, sizeof(e), line, strlen(line));
+}
+
+void clients_tell(struct supervisor *sv, enum frame_type type, const void *fixed, size_t bytes,
+    const void *more, size_t more_bytes)
+{
+    for (struct list_node *at = sv->clients.next; at != &sv->clients; at = at->next)
+        client_frame(LIST_OF(at, struct client, all), type, 0, fixed, bytes, more, more_bytes);
+}
+
+void clients_tell_error(struct supervisor *sv, enum quern_code code, const char *line)
+{
+    struct frame_error e = frame_error_of(code);
+
+    clients_tell(sv, FRAME_ERROR, &e, sizeof(e), line, strlen(line));
+}
+
+/* Frames in ------------------------------------------------------------------------------- */
+
+/* Its last word, then it goes. */
+static void refuse_connection(struct client *c, enum quern_code code, const char *line)
+{
+    client_error(c, 0, code, line);
+    c->leaving = true;
+    client_touch(c);
 }
 
 static void take_frame(struct client *c, const struct frame_header *h, const void *payload)
 {
-    char line[64];
+    char line[96];
 
+    if (h->id == 0) {
+        refuse_connection(c, QUERN_CODE_BAD_FRAME, "a frame has no request number: use 1 and up");
+        return;
+    }
     switch (h->type) {
     case FRAME_SUBMIT: take_submit(c, h, payload); return;
-    case FRAME_CANCEL: request_cancel(c, h->id); return;
-    case FRAME_RESUME:
-        client_error(c, h->id, "resume: nothing is kept of this request, submit it again");
+    case FRAME_RESUME: take_resume(c, h, payload); return;
+    case FRAME_CANCEL:
+        if (h->bytes == 0) {
+            take_cancel(c, h->id);
+            return;
+        }
+        refuse_connection(c, QUERN_CODE_BAD_FRAME, "a CANCEL frame has no payload");
         return;
     default:
         snprintf(line, sizeof(line), "a frame of type %u is none a client sends", h->type);
-        client_error(c, 0, line);
-        c->leaving = true;
+        refuse_connection(c, QUERN_CODE_BAD_FRAME, line);
     }
+}
+
+/* What its frames that are not whole take counts, over all connections. */
+static void count_partial(struct client *c, size_t before)
+{
+    struct supervisor *sv = c->sv;
+
+    sv->partial_bytes += c->reader.room - before;
+    if (sv->partial_bytes > MOST_PARTIAL_BYTES && c->reader.room > OUT_MARK && !c->leaving)
+        refuse_connection(c, QUERN_CODE_OVERLOADED, "too many large frames are under way: try again "
+            "later");
 }
 
 static void take_bytes(struct client *c, const void *bytes, size_t n)
 {
     struct frame_header h;
     const void *payload;
+    size_t room = c->reader.room;
     enum status s = frame_reader_feed(&c->reader, bytes, n);
 
     while (s == STATUS_OK && !c->leaving) {
@@ -88,21 +145,10 @@ static void take_bytes(struct client *c, const void *bytes, size_t n)
         if (s == STATUS_OK)
             take_frame(c, &h, payload);
     }
-    if (s < STATUS_OK) {
-        client_error(c, 0, log_last_error());
-        c->leaving = true;
-    }
-}
-
-/* Out of the requests' sight; freed by clients_flush() once no operation is under way. */
-static void client_leave(struct client *c)
-{
-    struct supervisor *sv = c->sv;
-
-    c->leaving = true;
-    requests_orphan(c);
-    if (sv->private_fd == c->fd)
-        supervisor_stop(sv);
+    if (s < STATUS_OK)
+        refuse_connection(c, s == STATUS_NOMEM ? QUERN_CODE_OVERLOADED : QUERN_CODE_BAD_FRAME,
+            log_last_error());
+    count_partial(c, room);
 }
 
 static void on_recv(struct loop_op *op, int64_t result)
@@ -114,16 +160,25 @@ static void on_recv(struct loop_op *op, int64_t result)
             take_bytes(c, op->data, (size_t)result);
         return;
     }
-    client_leave(c);
+    c->leaving = true;
+    requests_orphan(c);
+    client_touch(c);
+    if (c->sv->private_fd == c->fd)
+        supervisor_stop(c->sv);
 }
+
+/* Frames out ------------------------------------------------------------------------------ */
 
 static void on_send(struct loop_op *op, int64_t result)
 {
     struct client *c = op->context;
 
     c->sending.n = 0;
+    if (c->sending.room > OUT_KEPT)
+        bytes_free(&c->sending);
     if (result < 0)
         c->leaving = true;
+    client_touch(c); /* there is room for more */
 }
 
 static void client_send(struct client *c)
@@ -135,175 +190,158 @@ static void client_send(struct client *c)
     c->sending = c->out;
     c->out = swap;
     c->out.n = 0;
+    c->send_since_ns = spin_now_ns();
+    c->sv->watch_new = true;
     loop_send(c->sv->loop, &c->send, c->fd, c->sending.mem, c->sending.n);
 }
 
 static void client_free(struct client *c)
 {
-    close(c->fd);
+    c->sv->partial_bytes -= c->reader.room;
+    list_remove(&c->all);
+    list_remove(&c->dirty);
+    if (c->fd >= 0)
+        close(c->fd);
     frame_reader_free(&c->reader);
+    hash_map_free(&c->numbers);
     bytes_free(&c->out);
     bytes_free(&c->sending);
     free(c);
 }
 
+/* Its last words leave first, unless it is let go. */
+static void client_leave(struct client *c)
+{
+    struct supervisor *sv = c->sv;
+
+    requests_orphan(c);
+    if (c->let_go)
+        loop_cancel(sv->loop, &c->send);
+    if (c->let_go || !loop_op_active(&c->send))
+        loop_cancel(sv->loop, &c->recv);
+    if (loop_op_active(&c->send) || loop_op_active(&c->recv))
+        return; /* its completion touches it */
+    client_free(c);
+    if (sv->listen_fd >= 0 && !loop_op_active(&sv->accept)) /* it had run out of descriptors */
+        loop_accept(sv->loop, &sv->accept, sv->listen_fd);
+}
+
 void clients_flush(struct supervisor *sv)
 {
-    struct client **at = &sv->clients;
+    struct list_node *last = sv->dirty.prev, *at = sv->dirty.next, *after;
 
-    while (*at != NULL) {
-        struct client *c = *at;
+    for (bool more = !list_empty(&sv->dirty); more; at = after) { /* what is touched meanwhile: next */
+        struct client *c = LIST_OF(at, struct client, dirty);
 
+        after = at->next;
+        more = at != last;
+        list_remove(&c->dirty);
+        client_send_news(c);
         if (!c->let_go)
-            client_send(c); /* a leaving client's last words, too */
-        if (!c->leaving) {
-            at = &c->next;
-            continue;
-        }
-        requests_orphan(c);
-        if (c->let_go)
-            loop_cancel(sv->loop, &c->send);
-        if (c->let_go || !loop_op_active(&c->send))
-            loop_cancel(sv->loop, &c->recv);
-        if (loop_op_active(&c->send) || loop_op_active(&c->recv)) {
-            at = &c->next;
-            continue;
-        }
-        *at = c->next;
-        client_free(c);
-        if (sv->listen_fd >= 0 && !loop_op_active(&sv->accept)) /* it had run out of descriptors */
-            loop_accept(sv->loop, &sv->accept, sv->listen_fd);
+            client_send(c);
+        if (c->leaving)
+            client_leave(c);
     }
+}
+
+/* Coming and going ------------------------------------------------------------------------ */
+
+static struct client *client_new(struct supervisor *sv, int fd)
+{
+    struct client *c = calloc(1, sizeof(*c));
+
+    if (c == NULL) {
+        log_fail(STATUS_NOMEM, "no memory for another client");
+        return NULL;
+    }
+    c->sv = sv;
+    c->fd = fd;
+    list_init(&c->requests);
+    list_init(&c->to_text);
+    list_init(&c->to_leader);
+    list_init(&c->news);
+    c->recv = (struct loop_op){.done = on_recv, .context = c};
+    c->send = (struct loop_op){.done = on_send, .context = c};
+    frame_reader_init(&c->reader);
+    return c;
+}
+
+/* A directory's last name, or of a Hugging Face cache "org/name". */
+static void model_name(const char *path, char name[256])
+{
+    const char *repo = strstr(path, "/models--"), *slash = strrchr(path, '/');
+    char *dashes;
+
+    if (repo == NULL) {
+        snprintf(name, 256, "%.255s", slash != NULL ? slash + 1 : path);
+        return;
+    }
+    repo += strlen("/models--");
+    snprintf(name, 256, "%.*s", (int)strcspn(repo, "/"), repo);
+    dashes = strstr(name, "--");
+    if (dashes != NULL) {
+        *dashes = '/';
+        memmove(dashes + 1, dashes + 2, strlen(dashes + 2) + 1);
+    }
+}
+
+static void tell_ready(struct client *c)
+{
+    struct supervisor *sv = c->sv;
+    struct frame_ready ready = {.fixed = sizeof(ready), .vocab = sv->facts.vocab,
+        .max_model_len = sv->facts.max_model_len, .generation = sv->generation};
+    char name[256];
+
+    model_name(sv->config.model, name);
+    client_frame(c, FRAME_READY, 0, &ready, sizeof(ready), name, strlen(name));
+}
+
+void clients_tell_ready(struct supervisor *sv)
+{
+    for (struct list_node *at = sv->clients.next; at != &sv->clients; at = at->next)
+        tell_ready(LIST_OF(at, struct client, all));
+}
+
+static void tell_hello(struct client *c)
+{
+    struct supervisor *sv = c->sv;
+    struct frame_hello hello = {.fixed = sizeof(hello), .protocol = PROTOCOL_VERSION,
+        .generation = sv->generation, .instance = sv->instance};
+
+    client_frame(c, FRAME_HELLO, 0, &hello, sizeof(hello), QUERN_VERSION, strlen(QUERN_VERSION));
+    if (sv->facts.vocab != 0)
+        tell_ready(c);
 }
 
 enum status client_add(struct supervisor *sv, int fd)
 {
-    struct client *c = calloc(1, sizeof(*c));
-    struct frame_hello hello = {
-        .protocol = PROTOCOL_VERSION, .generation = sv->shared.control->generation};
+    struct client *c = client_new(sv, fd);
 
     if (c == NULL)
-        return log_fail(STATUS_NOMEM, "no memory for another client");
-    c->sv = sv;
-    c->fd = fd;
-    c->recv.done = on_recv;
-    c->send.done = on_send;
-    c->recv.context = c->send.context = c;
-    frame_reader_init(&c->reader);
-    c->next = sv->clients;
-    sv->clients = c;
-    client_frame(c, FRAME_HELLO, 0, &hello, sizeof(hello), NULL, 0);
-    if (sv->state == SUPERVISOR_SERVING)
-        client_frame(c, FRAME_READY, 0,
-            &(struct frame_ready){.vocab = sv->shared.control->facts.vocab,
-                .max_model_len = sv->shared.control->facts.max_model_len},
-            sizeof(struct frame_ready), NULL, 0);
+        return STATUS_NOMEM;
+    list_append(&sv->clients, &c->all);
+    tell_hello(c);
     loop_recv(sv->loop, &c->recv, fd);
     return STATUS_OK;
 }
 
-static void on_accept(struct loop_op *op, int64_t result)
+enum status clients_open(struct supervisor *sv)
 {
-    struct supervisor *sv = op->context;
-
-    if (result >= 0 && client_add(sv, (int)result) != STATUS_OK)
-        close((int)result);
-    if (!loop_op_active(op) && result != -ECANCELED) {
-        log_warn("no more connections can be taken now: %s", strerror((int)-result));
-        if (result == -EMFILE || result == -ENFILE || result == -ENOMEM || result == -ENOBUFS)
-            return; /* armed again when a client leaves */
-        supervisor_fail(sv, "the socket cannot accept any more");
-    }
-}
-
-/* A refusal says that nobody does; a server with a full queue (EAGAIN) or of another user (EACCES)
- * is there. So is one that takes the connection, unless it hangs up without a word: then it has
- * been killed, and the kernel is about to close its socket. */
-static bool somebody_listens(const struct sockaddr_un *address)
-{
-    const struct timespec nap = {.tv_nsec = 20000000};
-    char byte;
-
-    for (int tries = 0; tries < 50; tries++) {
-        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        bool there;
-
-        if (fd < 0 || connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0) {
-            there = fd < 0 || errno != ECONNREFUSED;
-            close(fd);
-            return there;
-        }
-        there = poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 1000) <= 0 ||
-                recv(fd, &byte, 1, 0) > 0;
-        close(fd);
-        if (there)
-            return true;
-        nanosleep(&nap, NULL);
-    }
-    return true;
-}
-
-/* A socket file that nobody listens on is left from a killed server: it goes. */
-static enum status remove_stale(const char *path, const struct sockaddr_un *address)
-{
-    struct stat st;
-
-    if (lstat(path, &st) != 0)
-        return STATUS_OK;
-    if (!S_ISSOCK(st.st_mode))
-        return log_fail(STATUS_INVALID, "%s: there is a file that is no socket: choose another path",
-            path);
-    if (somebody_listens(address))
-        return log_fail(STATUS_INVALID, "%s: another server listens there: choose another path", path);
-    unlink(path);
+    list_init(&sv->clients);
+    list_init(&sv->dirty);
+    list_init(&sv->text_turns);
+    list_init(&sv->leader_turns);
+    sv->nobody = client_new(sv, -1);
+    if (sv->nobody == NULL)
+        return STATUS_NOMEM;
+    sv->nobody->leaving = true; /* it is told nothing */
     return STATUS_OK;
 }
 
-enum status clients_listen(struct supervisor *sv, const char *path)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct stat st;
-    enum status s;
-
-    if (path[0] == '\0' || strlen(path) >= sizeof(address.sun_path))
-        return log_fail(STATUS_INVALID, "--socket \"%s\": a socket's path has 1 to %zu bytes", path,
-            sizeof(address.sun_path) - 1);
-    strcpy(address.sun_path, path);
-    s = remove_stale(path, &address);
-    if (s != STATUS_OK)
-        return s;
-    sv->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    /* fchmod() before bind(): the file is the owner's alone from its first moment on */
-    if (sv->listen_fd < 0 || fchmod(sv->listen_fd, S_IRUSR | S_IWUSR) != 0 ||
-        bind(sv->listen_fd, (struct sockaddr *)&address, sizeof(address)) != 0)
-        return log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
-    sv->socket_path = path;
-    if (lstat(path, &st) == 0) {
-        sv->socket_dev = st.st_dev;
-        sv->socket_ino = st.st_ino;
-    }
-    if (listen(sv->listen_fd, 128) != 0)
-        return log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
-    sv->accept.done = on_accept;
-    sv->accept.context = sv;
-    loop_accept(sv->loop, &sv->accept, sv->listen_fd);
-    return STATUS_OK;
-}
-
-/* After loop_close(): nothing is under way any more. */
 void clients_close(struct supervisor *sv)
 {
-    struct stat st;
-
-    while (sv->clients != NULL) {
-        struct client *c = sv->clients;
-
-        sv->clients = c->next;
-        client_free(c);
-    }
-    if (sv->socket_path != NULL && lstat(sv->socket_path, &st) == 0 &&
-        st.st_dev == sv->socket_dev && st.st_ino == sv->socket_ino)
-        unlink(sv->socket_path);
-    if (sv->listen_fd >= 0)
-        close(sv->listen_fd);
+    while (sv->nobody != NULL && !list_empty(&sv->clients))
+        client_free(LIST_OF(sv->clients.next, struct client, all));
+    if (sv->nobody != NULL)
+        client_free(sv->nobody);
 }

@@ -1,59 +1,39 @@
 /* requests.c - the journal: what each request asked for, and how it ends.
  *
- * A request's number carries its place in the table, so an id's way back costs
- * no search, and a serial number, so a late message of an ended request finds
- * nothing. */
+ * A request's id carries its place in the table, so its way back costs no
+ * search, and a serial number, so a late message of an ended request finds
+ * nothing. Its client finds it by number, everybody by key; both are hash
+ * maps. It waits in its client's queue, and clients with a queue take turns. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "ipc/spin.h"
-#include "quern.h"
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 
-enum { INDEX_BITS = 20, FIRST_TABLE = 64, MOST_REQUESTS = 1 << 16, MOST_GIVEN_BYTES = 256 << 20 };
+enum { INDEX_BITS = 20, FIRST_TABLE = 64 };
 
-static void fifo_init(struct fifo *f)
+/* A system call for every 64 numbers. */
+uint64_t random_u64(void)
 {
-    f->head = NULL;
-    f->tail = &f->head;
-}
+    static uint64_t drawn[64];
+    static unsigned left;
 
-void fifo_put(struct fifo *f, struct request *r)
-{
-    r->next = NULL;
-    *f->tail = r;
-    f->tail = &r->next;
-}
-
-struct request *fifo_take(struct fifo *f)
-{
-    struct request *r = f->head;
-
-    f->head = r->next;
-    if (f->head == NULL)
-        f->tail = &f->head;
-    return r;
-}
-
-static void fifo_remove(struct fifo *f, struct request *r)
-{
-    for (struct request **at = &f->head; *at != NULL; at = &(*at)->next)
-        if (*at == r) {
-            *at = r->next;
-            if (f->tail == &r->next)
-                f->tail = at;
-            return;
-        }
+    if (left == 0) {
+        if (getrandom(drawn, sizeof(drawn), 0) != (ssize_t)sizeof(drawn)) /* cannot be for so few */
+            drawn[0] = spin_now_ns();
+        left = 64;
+    }
+    return drawn[--left];
 }
 
 void requests_init(struct supervisor *sv)
 {
-    fifo_init(&sv->to_text);
-    fifo_init(&sv->to_leader);
-    fifo_init(&sv->news);
+    list_init(&sv->tell);
+    list_init(&sv->encoding);
+    list_init(&sv->kept);
 }
 
 struct request *request_find(struct supervisor *sv, uint64_t id)
@@ -64,224 +44,357 @@ struct request *request_find(struct supervisor *sv, uint64_t id)
     return r != NULL && r->id == id ? r : NULL;
 }
 
-/* A free place in the table; it doubles when there is none. */
-static enum status place(struct supervisor *sv, struct request *r)
-{
-    uint32_t i = 0, room = sv->table_room ? 2 * sv->table_room : FIRST_TABLE;
-    struct request **table;
+/* The table ------------------------------------------------------------------------------- */
 
+static enum status grow_table(struct supervisor *sv)
+{
+    uint32_t room = sv->table_room ? 2 * sv->table_room : FIRST_TABLE;
+    struct request **table = realloc(sv->table, room * sizeof(struct request *));
+    uint32_t *places;
+
+    if (table != NULL)
+        sv->table = table;
+    places = realloc(sv->free_places, room * sizeof(*places));
+    if (places != NULL)
+        sv->free_places = places;
+    if (table == NULL || places == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for another request");
+    for (uint32_t i = room; i > sv->table_room; i--) {
+        table[i - 1] = NULL;
+        places[sv->n_free_places++] = i - 1;
+    }
+    sv->table_room = room;
+    return STATUS_OK;
+}
+
+/* Ended ones that are kept make room for new ones. */
+static void make_room(struct supervisor *sv)
+{
+    struct list_node *at = sv->kept.next, *after;
+
+    for (; sv->n_requests >= MOST_REQUESTS && at != &sv->kept; at = after) {
+        struct request *r = LIST_OF(at, struct request, kept);
+
+        after = at->next;
+        if (r->state == REQUEST_ENDED)
+            request_free(sv, r);
+    }
+}
+
+static enum status check_limits(struct supervisor *sv, const struct client *c,
+    const struct request *r, enum quern_code *code)
+{
+    *code = QUERN_CODE_QUOTA;
+    if (c->n_requests >= MOST_REQUESTS_EACH)
+        return log_fail(STATUS_NOMEM, "this connection has %u requests under way, a connection may "
+            "have no more: wait for some to end", c->n_requests);
+    if (r->prompt_bytes > MOST_PROMPT_BYTES_EACH - c->prompt_bytes)
+        return log_fail(STATUS_NOMEM, "the prompts of this connection take %zu MiB, %d are possible: "
+            "wait for some to end", c->prompt_bytes >> 20, MOST_PROMPT_BYTES_EACH >> 20);
+    *code = QUERN_CODE_OVERLOADED;
+    make_room(sv);
     if (sv->n_requests >= MOST_REQUESTS)
         return log_fail(STATUS_NOMEM, "there are %u requests already: try again later",
             sv->n_requests);
-    if (r->given_bytes > MOST_GIVEN_BYTES - sv->given_bytes)
+    if (r->prompt_bytes > MOST_PROMPT_BYTES - sv->prompt_bytes)
         return log_fail(STATUS_NOMEM, "the prompts of %u requests take %zu MiB already: try again "
-            "later", sv->n_requests, sv->given_bytes >> 20);
-    while (i < sv->table_room && sv->table[i] != NULL)
-        i++;
-    if (i == sv->table_room) {
-        table = realloc(sv->table, room * sizeof(struct request *));
-        if (table == NULL)
-            return log_fail(STATUS_NOMEM, "no memory for another request");
-        memset(table + sv->table_room, 0, (room - sv->table_room) * sizeof(struct request *));
-        sv->table = table;
-        sv->table_room = room;
+            "later", sv->n_requests, sv->prompt_bytes >> 20);
+    return sv->n_free_places == 0 ? grow_table(sv) : STATUS_OK;
+}
+
+enum status request_place(struct supervisor *sv, struct client *c, struct request *r,
+    enum quern_code *code)
+{
+    enum status s = check_limits(sv, c, r, code);
+
+    if (s == STATUS_OK)
+        s = hash_map_put(&c->numbers, r->number, r);
+    if (s != STATUS_OK)
+        return s;
+    if (hash_map_put(&sv->keys, r->key, r) != STATUS_OK) {
+        hash_map_remove(&c->numbers, r->number);
+        return STATUS_NOMEM;
     }
-    r->id = ++sv->serial << INDEX_BITS | i;
-    sv->table[i] = r;
+    r->client = c;
+    r->id = ++sv->serial << INDEX_BITS | sv->free_places[--sv->n_free_places];
+    sv->table[r->id & ((1u << INDEX_BITS) - 1)] = r;
     sv->n_requests++;
-    sv->given_bytes += r->given_bytes;
+    sv->prompt_bytes += r->prompt_bytes;
+    c->n_requests++;
+    c->prompt_bytes += r->prompt_bytes;
+    list_append(&c->requests, &r->of_client);
     return STATUS_OK;
+}
+
+static size_t kept_bytes_of(const struct request *r)
+{
+    return sizeof(*r) + ((size_t)r->n_ids + r->produced_room) * sizeof(int32_t);
+}
+
+void request_unkeep(struct request *r)
+{
+    if (!list_on(&r->kept))
+        return;
+    list_remove(&r->kept);
+    if (r->state == REQUEST_ENDED)
+        r->client->sv->kept_bytes -= kept_bytes_of(r);
+}
+
+/* Out of its client's books. */
+static void take_from_client(struct request *r)
+{
+    struct client *c = r->client;
+
+    if (hash_map_get(&c->numbers, r->number) == r)
+        hash_map_remove(&c->numbers, r->number);
+    c->n_requests--;
+    c->prompt_bytes -= r->prompt_bytes;
+    list_remove(&r->of_client);
+    list_remove(&r->news);
+}
+
+static void leave_turn(struct list_node *queue, struct list_node *turn)
+{
+    if (list_empty(queue))
+        list_remove(turn);
+}
+
+/* Out of the queue it is in; a client without a queue has no turn. */
+static void take_from_queue(struct request *r)
+{
+    list_remove(&r->queue);
+    leave_turn(&r->client->to_text, &r->client->text_turn);
+    leave_turn(&r->client->to_leader, &r->client->leader_turn);
 }
 
 void request_free(struct supervisor *sv, struct request *r)
 {
-    if (r->has_news)
-        fifo_remove(&sv->news, r);
-    if (r->state == REQUEST_NEW)
-        fifo_remove(&sv->to_text, r);
-    if (r->state == REQUEST_QUEUED)
-        fifo_remove(&sv->to_leader, r);
+    request_unkeep(r);
+    take_from_queue(r);
+    take_from_client(r);
+    list_remove(&r->tell);
+    if (hash_map_get(&sv->keys, r->key) == r)
+        hash_map_remove(&sv->keys, r->key);
     sv->table[r->id & ((1u << INDEX_BITS) - 1)] = NULL;
+    sv->free_places[sv->n_free_places++] = (uint32_t)(r->id & ((1u << INDEX_BITS) - 1));
     sv->n_requests--;
-    sv->given_bytes -= r->given_bytes;
-    if (r->client != NULL)
-        r->client->requests--;
+    sv->prompt_bytes -= r->prompt_bytes;
     bytes_free(&r->data);
-    bytes_free(&r->text);
     free(r->ids);
     free(r->produced);
+    free(r->line);
     free(r);
-}
-
-void request_end_with_error(struct supervisor *sv, struct request *r, const char *line)
-{
-    if (r->client != NULL)
-        client_error(r->client, r->client_id, line);
-    request_free(sv, r);
-}
-
-void requests_fail(struct supervisor *sv, const char *line)
-{
-    for (uint32_t i = 0; i < sv->table_room; i++)
-        if (sv->table[i] != NULL)
-            request_end_with_error(sv, sv->table[i], line);
 }
 
 void requests_free(struct supervisor *sv)
 {
     for (uint32_t i = 0; i < sv->table_room; i++)
-        if (sv->table[i] != NULL) {
-            sv->table[i]->client = NULL;
+        if (sv->table[i] != NULL)
             request_free(sv, sv->table[i]);
-        }
+    hash_map_free(&sv->keys);
+    free(sv->free_places);
     free(sv->table);
     sv->table = NULL;
+    sv->table_room = 0;
 }
 
-/* Submitting ------------------------------------------------------------------------------ */
+/* Queues ---------------------------------------------------------------------------------- */
 
-static enum status check_params(const struct frame_submit *p, size_t bytes)
+void request_queue(struct request *r, bool first)
 {
-    if (p->kind > SUBMIT_CHAT)
-        return log_fail(STATUS_INVALID, "a request of kind %u: there are 0 (text), 1 (ids), 2 (chat)",
-            p->kind);
-    if (bytes == 0)
-        return log_fail(STATUS_INVALID, "the prompt is empty: give it at least one character");
-    if (p->kind == SUBMIT_IDS && bytes % sizeof(int32_t) != 0)
-        return log_fail(STATUS_INVALID, "%zu bytes of token ids are no whole number of them", bytes);
-    if (p->max_tokens == 0)
-        return log_fail(STATUS_INVALID, "max_tokens is 0: use 1 or more");
-    if (!(p->temperature <= 100) || !(p->top_p <= 1) || p->top_p == 0 || !(p->min_p <= 1))
-        return log_fail(STATUS_INVALID, "temperature %g, top_p %g, min_p %g: they go up to 100, 1 "
-            "and 1, and top_p is above 0", p->temperature, p->top_p, p->min_p);
-    return STATUS_OK;
+    struct client *c = r->client;
+    bool text = r->state == REQUEST_NEW;
+    struct list_node *queue = text ? &c->to_text : &c->to_leader;
+    struct list_node *turn = text ? &c->text_turn : &c->leader_turn;
+
+    if (first)
+        list_prepend(queue, &r->queue);
+    else
+        list_append(queue, &r->queue);
+    if (!list_on(turn))
+        list_append(text ? &c->sv->text_turns : &c->sv->leader_turns, turn);
 }
 
-static enum status fill_request(struct request *r, const void *data, size_t bytes)
+struct request *turn_first(struct list_node *turns, bool text)
 {
-    if (r->params.kind != SUBMIT_IDS) {
-        r->state = REQUEST_NEW;
-        return bytes_add(&r->data, data, bytes);
+    struct client *c;
+
+    if (list_empty(turns))
+        return NULL;
+    c = text ? LIST_OF(turns->next, struct client, text_turn)
+             : LIST_OF(turns->next, struct client, leader_turn);
+    return LIST_OF(text ? c->to_text.next : c->to_leader.next, struct request, queue);
+}
+
+void turn_taken(struct list_node *turns, struct request *r)
+{
+    struct client *c = r->client;
+    struct list_node *turn = turns == &c->sv->text_turns ? &c->text_turn : &c->leader_turn;
+
+    take_from_queue(r);
+    if (!list_on(turn))
+        return;
+    list_remove(turn);
+    list_append(turns, turn);
+}
+
+/* Ends ------------------------------------------------------------------------------------ */
+
+void request_tell(struct request *r, uint8_t what)
+{
+    r->to_tell |= what;
+    if (!list_on(&r->tell))
+        list_append(&r->client->sv->tell, &r->tell);
+}
+
+void request_end(struct request *r)
+{
+    struct supervisor *sv = r->client->sv;
+
+    if (r->state == REQUEST_RUNNING) {
+        sv->n_running--;
+        sv->n_paused -= r->paused;
     }
-    r->state = REQUEST_QUEUED;
-    r->n_ids = (uint32_t)(bytes / sizeof(int32_t));
-    r->ids = malloc(bytes);
-    if (r->ids == NULL)
-        return log_fail(STATUS_NOMEM, "no memory for %u token ids", r->n_ids);
-    memcpy(r->ids, data, bytes);
-    return STATUS_OK;
-}
-
-static enum status draw_seed(struct frame_submit *p)
-{
-    if (p->flags & SUBMIT_HAS_SEED)
-        return STATUS_OK;
-    p->flags |= SUBMIT_HAS_SEED;
-    if (getrandom(&p->seed, sizeof(p->seed), 0) != (ssize_t)sizeof(p->seed))
-        return log_fail(STATUS_IO, "the system gives no random seed: use --seed");
-    return STATUS_OK;
-}
-
-static enum status accept_request(struct client *c, uint64_t client_id,
-    const struct frame_submit *params, const void *data, size_t bytes)
-{
-    struct supervisor *sv = c->sv;
-    struct request *r;
-    enum status s = check_params(params, bytes);
-
-    if (s != STATUS_OK)
-        return s;
-    r = calloc(1, sizeof(*r));
-    if (r == NULL)
-        return log_fail(STATUS_NOMEM, "no memory for another request");
-    r->client_id = client_id;
-    r->params = *params;
-    r->given_bytes = bytes;
-    r->arrived_ns = spin_now_ns();
-    s = fill_request(r, data, bytes);
-    if (s == STATUS_OK)
-        s = draw_seed(&r->params);
-    if (s == STATUS_OK)
-        s = place(sv, r);
-    if (s != STATUS_OK) {
-        bytes_free(&r->data);
-        free(r->ids);
-        free(r);
-        return s;
+    take_from_queue(r);
+    list_remove(&r->tell);
+    bytes_free(&r->data);
+    request_move(r, REQUEST_ENDED);
+    r->ended_ns = spin_now_ns();
+    if (list_on(&r->kept)) { /* its client has gone: from now on its bytes count */
+        sv->kept_bytes += kept_bytes_of(r);
+        sv->watch_new = true;
+        return;
     }
-    r->client = c;
-    c->requests++;
-    fifo_put(r->state == REQUEST_NEW ? &sv->to_text : &sv->to_leader, r);
-    return STATUS_OK;
+    if (r->client == sv->nobody)
+        request_free(sv, r);
+    else
+        request_has_news(r);
 }
 
-static struct request *find_of_client(const struct client *c, uint64_t client_id)
+void request_finish(struct request *r, enum quern_finish finish, uint32_t output_tokens)
 {
-    for (uint32_t i = 0; i < c->sv->table_room; i++) {
-        struct request *r = c->sv->table[i];
-
-        if (r != NULL && r->client == c && r->client_id == client_id)
-            return r;
-    }
-    return NULL;
+    r->finish = finish;
+    r->output_tokens = output_tokens;
+    request_end(r);
 }
 
-void request_submit(struct client *c, uint64_t client_id, const struct frame_submit *params,
-    const void *data, size_t bytes)
+void request_fail(struct request *r, enum quern_code code, const char *line)
 {
-    if (c->sv->state >= SUPERVISOR_STOPPING)
-        client_error(c, client_id,
-            c->sv->state == SUPERVISOR_FAILED ? c->sv->failure : "the server is stopping");
-    else if (c->requests > 0 && find_of_client(c, client_id) != NULL)
-        client_error(c, client_id, "a request with this number is running: use another");
-    else if (accept_request(c, client_id, params, data, bytes) != STATUS_OK)
-        client_error(c, client_id, log_last_error());
+    r->code = code;
+    r->line = strdup(line);
+    request_end(r);
 }
 
-/* Ending early ---------------------------------------------------------------------------- */
-
-void request_send_done(struct request *r, uint32_t finish, uint32_t output_tokens)
+/* What a worker has ends when the worker says so; the rest ends here. */
+void request_stop(struct request *r)
 {
-    struct frame_done d = {
-        .finish = finish,
-        .prompt_tokens = r->n_ids,
-        .output_tokens = output_tokens,
-        .first_token_ns = r->first_ns ? r->first_ns - r->arrived_ns : 0,
-        .total_ns = spin_now_ns() - r->arrived_ns,
-    };
-
-    if (r->client != NULL)
-        client_frame(r->client, FRAME_DONE, r->client_id, &d, sizeof(d), NULL, 0);
-}
-
-void request_stop(struct supervisor *sv, struct request *r)
-{
-    if (r->cancelled)
+    if (r->cancelled || r->state == REQUEST_ENDED)
         return;
     r->cancelled = true;
-    if (r->state == REQUEST_RUNNING || r->state == REQUEST_ENCODING)
-        return;
-    request_send_done(r, QUERN_FINISH_CANCELLED, 0);
-    request_free(sv, r);
+    if (r->state == REQUEST_RUNNING)
+        request_tell(r, TELL_CANCEL);
+    else if (r->state != REQUEST_ENCODING)
+        request_finish(r, QUERN_FINISH_CANCELLED, r->n_produced);
 }
 
-void request_cancel(struct client *c, uint64_t client_id)
+void requests_fail_all(struct supervisor *sv, enum quern_code code, const char *line)
 {
-    struct request *r = c->requests > 0 ? find_of_client(c, client_id) : NULL;
+    for (uint32_t i = 0; i < sv->table_room; i++) {
+        struct request *r = sv->table[i];
 
-    if (r != NULL) /* else it has just ended */
-        request_stop(c->sv, r);
+        if (r != NULL && r->state != REQUEST_ENDED)
+            request_fail(r, code, line);
+    }
+}
+
+/* Keeping --------------------------------------------------------------------------------- */
+
+enum status request_give(struct request *r, struct client *to, uint64_t number)
+{
+    struct supervisor *sv = to->sv;
+    bool queued = list_on(&r->queue) && (r->state == REQUEST_NEW || r->state == REQUEST_QUEUED);
+
+    if (to != sv->nobody && hash_map_put(&to->numbers, number, r) != STATUS_OK)
+        return STATUS_NOMEM;
+    if (queued)
+        take_from_queue(r);
+    take_from_client(r);
+    r->client = to;
+    r->number = number;
+    to->n_requests++;
+    to->prompt_bytes += r->prompt_bytes;
+    list_append(&to->requests, &r->of_client);
+    if (queued)
+        request_queue(r, false);
+    return STATUS_OK;
+}
+
+/* Nobody's now, for a while. */
+static void keep(struct request *r)
+{
+    struct supervisor *sv = r->client->sv;
+    uint32_t s = r->params.keep_s < MOST_KEEP_S ? r->params.keep_s : MOST_KEEP_S;
+    struct list_node *at = sv->kept.prev;
+
+    request_give(r, sv->nobody, 0);
+    r->keep_until_ns = spin_now_ns() + s * UINT64_C(1000000000);
+    while (at != &sv->kept && LIST_OF(at, struct request, kept)->keep_until_ns > r->keep_until_ns)
+        at = at->prev; /* from the end: mostly all keep for the same time */
+    list_insert_before(at->next, &r->kept);
+    if (r->state == REQUEST_ENDED)
+        sv->kept_bytes += kept_bytes_of(r);
+    sv->watch_new = true;
+}
+
+static void drop_kept(struct supervisor *sv, struct request *r)
+{
+    request_unkeep(r);
+    if (r->state == REQUEST_ENDED)
+        request_free(sv, r);
+    else
+        request_stop(r);
+}
+
+void requests_expire(struct supervisor *sv, uint64_t now_ns)
+{
+    while (!list_empty(&sv->kept)) {
+        struct request *r = LIST_OF(sv->kept.next, struct request, kept);
+
+        if (r->keep_until_ns > now_ns && sv->kept_bytes <= MOST_KEPT_BYTES)
+            return;
+        drop_kept(sv, r);
+    }
+}
+
+void request_release(struct request *r)
+{
+    struct supervisor *sv = r->client->sv;
+
+    if (r->params.keep_s == 0 || r->task != TASK_COMPLETE) {
+        request_free(sv, r);
+        return;
+    }
+    keep(r);
+    requests_expire(sv, spin_now_ns());
 }
 
 void requests_orphan(struct client *c)
 {
-    for (uint32_t i = 0; c->requests > 0 && i < c->sv->table_room; i++) {
-        struct request *r = c->sv->table[i];
+    struct list_node *at = c->requests.next, *after;
 
-        if (r == NULL || r->client != c)
+    for (; at != &c->requests; at = after) {
+        struct request *r = LIST_OF(at, struct request, of_client);
+
+        after = at->next;
+        if (r->params.keep_s > 0 && r->task == TASK_COMPLETE && !r->cancelled) {
+            keep(r);
             continue;
-        c->requests--;
-        r->client = NULL;
-        request_stop(c->sv, r);
+        }
+        if (r->state == REQUEST_ENDED) {
+            request_free(c->sv, r);
+            continue;
+        }
+        request_give(r, c->sv->nobody, 0);
+        request_stop(r);
     }
 }

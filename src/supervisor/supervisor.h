@@ -2,31 +2,55 @@
  *
  * One process, one thread, one loop (ipc/loop.h): sockets, the doorbell,
  * pidfds, signals and timers are all completions. It opens no model and no
- * device; of the shared memory it only touches rings, ring buffers and the control
- * page. What it knows of a request is its journal entry: parameters, prompt
- * ids, ids produced.
+ * device; of the shared memory it only touches rings and control pages. What
+ * it knows of a request is its journal entry: parameters, prompt ids, ids
+ * produced.
  *
  * A request's way through here:
- *   client frame -> request_submit() -> text ring -> text worker -> reply ring
- *   -> request ring -> rank 0 -> token ring -> text by table -> client frame
+ *   client frame (clients.c) -> submit.c -> text ring (text_link.c) -> text
+ *   worker -> request ring (rank_link.c) -> rank 0 -> token ring -> journal
+ *   (requests.c) -> text by table and a client frame (news.c)
  *
- * Death: a child's end completes its pidfd; then the abort word is set, the
- * other children are killed, every request in flight ends with one error that
- * says who died of what, and the supervisor ends. */
+ * Death costs what died (restart.c): a text worker is started again by itself;
+ * when a rank dies, its peers are ended, the next generation is started, and
+ * what was under way goes on from the journal.
+ *
+ * Fairness: whatever is limited (the text worker, rank 0, what a socket takes)
+ * is dealt to clients in turn, whatever number of requests each has. */
 #ifndef QUERN_SUPERVISOR_SUPERVISOR_H
 #define QUERN_SUPERVISOR_SUPERVISOR_H
 
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "base/hash_map.h"
+#include "base/list.h"
 #include "ipc/loop.h"
 #include "ipc/proc.h"
 #include "msg/frame.h"
+#include "msg/params.h"
 #include "msg/shared.h"
+#include "msg/text_shared.h"
+#include "quern.h"
 #include "text/stream_decode.h"
 #include "text/vocab_table.h"
 
 struct supervisor;
+
+/* Limits: what is under way, over all and for one client. */
+enum {
+    MOST_REQUESTS = 1 << 16,
+    MOST_REQUESTS_EACH = 1 << 14,
+    MOST_PROMPT_BYTES = 256 << 20,
+    MOST_PROMPT_BYTES_EACH = 64 << 20,
+    MOST_PARTIAL_BYTES = 64 << 20,  /* of frames that are not whole yet, over all */
+    MOST_KEPT_BYTES = 64 << 20,     /* of answers that have ended and may be asked for again */
+    MOST_KEEP_S = 600,
+    OUT_MARK = 64 << 10,            /* with so much waiting for a socket, answers wait here */
+    PAUSE_AT = 1024,                /* tokens of an answer that wait: no more are computed */
+    GO_ON_AT = 128,
+    MOST_ENCODINGS = 2,             /* of one prompt: it ended its text worker so often */
+};
 
 /* Bytes on their way; grows. */
 struct bytes {
@@ -34,104 +58,173 @@ struct bytes {
     size_t n, room;
 };
 
+/* One connection. `nobody` in struct supervisor is the one without a socket: it has the requests
+ * whose client has gone. */
 struct client {
-    struct client *next;
+    struct list_node all;
     struct supervisor *sv;
     int fd;
     bool leaving;  /* no frames any more; freed when nothing is under way */
     bool let_go;   /* ... and what it has not read is dropped */
-    uint32_t requests; /* in flight */
+    uint32_t n_requests;
+    size_t prompt_bytes;
+    struct hash_map numbers;      /* the client's number -> request that has not ended */
+    struct list_node requests;    /* all of its own: request.of_client */
+    struct list_node to_text, to_leader; /* waiting for a ring: request.queue */
+    struct list_node text_turn, leader_turn; /* among clients whose queue is not empty */
+    struct list_node news;        /* requests with something to say: request.news */
+    struct list_node dirty;       /* among clients with news, bytes to send, or on the way out */
     struct frame_reader reader;
     struct loop_op recv, send;
     struct bytes out, sending;
+    uint64_t send_since_ns;       /* what `sending` holds has waited since then */
 };
 
+/* See states.c for what may follow what. */
 enum request_state {
     REQUEST_NEW,      /* waits for room in the text ring */
     REQUEST_ENCODING, /* at the text worker */
     REQUEST_QUEUED,   /* ids known; waits for the workers and for room in the request ring */
     REQUEST_RUNNING,  /* at rank 0 */
+    REQUEST_ENDED,    /* its end is told, or waits for the client to read, or is kept */
+    REQUEST_STATES,
 };
+
+/* What rank 0 must still hear of a running request. */
+enum { TELL_CANCEL = 1, TELL_PAUSE = 2, TELL_GO_ON = 4 };
 
 /* The journal's entry. */
 struct request {
-    struct request *next; /* in the FIFO of its state, or among those with news */
-    struct client *client; /* NULL: it hung up */
-    uint64_t id;           /* ours: an index into the table, and a serial number */
-    uint64_t client_id;
+    struct client *client;       /* whose it is; sv->nobody: it hung up */
+    struct list_node of_client, queue, news, tell, kept;
+    uint64_t id;                 /* ours: an index into the table, and a serial number */
+    uint64_t number;             /* the client's */
+    uint64_t key;
     enum request_state state;
-    bool cancelled, cancel_sent, has_news;
-    struct frame_submit params;
-    struct bytes data;     /* text or messages, until the text worker has it */
-    size_t given_bytes;    /* of the prompt, as it came */
-    int32_t *ids;          /* [n_ids] the prompt */
+    enum submit_task task;
+    enum prompt_kind prompt;
+    struct params params;
+    bool cancelled, paused, accepted, pause_told, told_end;
+    uint8_t to_tell;             /* TELL_ bits */
+    uint8_t encodings;
+    uint32_t restarts;
+    struct bytes data;           /* text or messages, until it is encoded */
+    size_t prompt_bytes;         /* as it came: what it counts in the limits */
+    int32_t *ids;                /* [n_ids] the prompt */
     uint32_t n_ids;
-    int32_t *produced;     /* [n_produced] */
+    int32_t *produced;           /* [n_produced] */
     uint32_t n_produced, produced_room, n_sent;
-    struct bytes text;     /* whole characters not sent yet */
-    struct stream_decoder decoder;
-    uint64_t arrived_ns, first_ns;
-};
-
-struct fifo {
-    struct request *head, **tail;
+    uint32_t n_before;           /* produced before rank 0 took it over the last time */
+    struct stream_decoder decoder; /* has seen produced[0, n_sent) */
+    enum quern_finish finish;    /* ended, without an error: */
+    uint32_t output_tokens;
+    enum quern_code code;        /* ended with an error: */
+    char *line;
+    uint64_t arrived_ns, first_ns, ended_ns, keep_until_ns;
 };
 
 enum child_kind { CHILD_RANK, CHILD_TEXT };
+enum child_state { CHILD_ABSENT, CHILD_RUNNING, CHILD_ENDING, CHILD_STATES };
 struct child {
     struct supervisor *sv;
     enum child_kind kind;
+    enum child_state state;
     int rank;
     pid_t pid;
-    int pidfd; /* -1: ended */
+    int pidfd;
     struct loop_op op;
 };
 
 enum supervisor_state {
     SUPERVISOR_LOADING,
     SUPERVISOR_SERVING,
-    SUPERVISOR_STOPPING, /* told to: children end in good order, then are killed */
-    SUPERVISOR_FAILED,   /* a child died: clients are told, then it ends */
+    SUPERVISOR_RESTARTING, /* ranks died: their peers end, then the next generation loads */
+    SUPERVISOR_STOPPING,   /* told to: children end in good order, then are killed */
+    SUPERVISOR_FAILED,     /* a death that is not mended: clients are told, then it ends */
     SUPERVISOR_ENDED,
+    SUPERVISOR_STATES,
 };
 
 struct supervisor_options {
     struct runtime_config config;
     const char *socket_path; /* NULL: none */
     int private_fd;          /* a connected client whose end is ours; -1: none */
+    int parent_fd;           /* pidfd of the program it is private to; -1: none */
     const char *loop;        /* NULL, "uring" or "epoll" */
+};
+
+/* When children of one kind died, for "more than so many in a minute". */
+enum { DEATHS_KEPT = 1024 };
+struct deaths {
+    uint64_t at_ns[DEATHS_KEPT];
+    uint32_t n;
 };
 
 struct supervisor {
     enum supervisor_state state;
+    struct runtime_config config;
     struct loop *loop;
-    struct shared shared;
-    struct child children[MAX_RANKS + 1];
-    int n_children, n_alive;
+    int bell_fd;             /* eventfd: all children ring here */
+    uint64_t instance;       /* random: names this server */
+
+    struct shared shared;    /* of this generation of ranks */
+    uint32_t generation, condemned; /* condemned: that generation is being ended */
+    struct child ranks[MAX_RANKS];
+    struct deaths rank_deaths;
+    struct model_facts facts; /* a checked copy; vocab 0: not known yet */
+    uint64_t shown_loaded, load_since_ns;
+    char pause_line[LOG_LINE_BYTES]; /* why it restarts */
+
+    struct text_shared text;
+    uint32_t text_generation;
+    struct child text_child;
+    struct deaths text_deaths;
     bool text_ready;
+    char text_line[LOG_LINE_BYTES]; /* why it is being ended; "": it is not */
     struct segment vocab_segment;
     struct vocab_table vocab;
+
     char failure[LOG_LINE_BYTES];
-    uint64_t shown_loaded;
+    enum quern_code failure_code;
 
     const char *socket_path; /* NULL until it is ours */
     dev_t socket_dev;        /* which file it is: by now another server's may be there */
     ino_t socket_ino;
-    int listen_fd, signal_fd, private_fd;
-    struct loop_op accept, signal, bell, timer;
-    struct client *clients;
+    int lock_fd, listen_fd, signal_fd, private_fd, parent_fd;
+    struct loop_op accept, signal, bell, timer, watch, parent;
+    uint64_t watch_at_ns;    /* when `watch` fires; 0: it does not */
+    uint64_t watch_next_ns;  /* when something watched is over; UINT64_MAX: nothing is watched */
+    bool watch_new;          /* something new is to be watched */
 
-    struct request **table; /* [table_room], by the low bits of an id */
-    uint32_t table_room, n_requests;
-    size_t given_bytes; /* of all prompts in the table */
+    struct client *nobody;
+    struct list_node clients, dirty, text_turns, leader_turns;
+    size_t partial_bytes;    /* in all readers */
+
+    struct request **table;  /* [table_room], by the low bits of an id */
+    uint32_t *free_places;   /* [n_free_places] of the table */
+    uint32_t table_room, n_free_places, n_requests, n_running, n_paused; /* n_paused: of n_running */
+    size_t prompt_bytes, kept_bytes;
     uint64_t serial;
-    struct fifo to_text, to_leader, news;
+    struct hash_map keys;
+    struct list_node tell, encoding, kept; /* kept: in the order of keep_until_ns */
+    uint64_t steps_seen, steps_since_ns; /* the step clock: watch.c */
+    uint64_t text_since_ns;  /* the text worker has answered nothing since */
 };
 
-/* Runs until told to stop or until the workers are dead. OK: ended in good order. Otherwise
- * log_last_error() says why. What a client did wrong is logged, too, on its way into a frame:
- * the caller's sink drops errors meanwhile. DEAD: a private client has been told. */
+/* Runs until told to stop or until the workers are dead and not mended. OK: ended in good order.
+ * Otherwise log_last_error() says why. What a client did wrong is logged, too, on its way into a
+ * frame: the caller's sink drops errors meanwhile. DEAD: a private client has been told. */
 enum status supervisor_run(const struct supervisor_options *options);
+
+/* Every request and connection ends with this, then the supervisor does. */
+void supervisor_fail(struct supervisor *sv, enum quern_code code, const char *why);
+/* The first time in good order, the second time at once. */
+void supervisor_stop(struct supervisor *sv);
+
+/* states.c: the tables of transitions. One that is not allowed ends the supervisor. */
+void supervisor_move(struct supervisor *sv, enum supervisor_state to);
+void child_move(struct child *c, enum child_state to);
+void request_move(struct request *r, enum request_state to);
 
 /* bytes.c */
 /* Room for n more; who writes there counts them himself. */
@@ -140,47 +233,110 @@ enum status bytes_add(struct bytes *b, const void *more, size_t n);
 void bytes_free(struct bytes *b);
 
 /* children.c */
-enum status children_start(struct supervisor *sv);
-void children_kill(struct supervisor *sv);
-/* Kills and waits: nothing of them is left after it. */
+enum status child_start(struct child *c);
+void child_kill(struct child *c);
+/* "rank 1 (process 123)" */
+const char *child_name(const struct child *c, char text[64]);
+/* Kills all and waits: nothing of them is left after it, but one that cannot be ended. */
 void children_end(struct supervisor *sv);
 /* Stages and progress, after a bell. */
 void children_look(struct supervisor *sv);
-void supervisor_fail(struct supervisor *sv, const char *why);
-void supervisor_stop(struct supervisor *sv);
+void child_died(struct child *c, const char *why); /* restart.c */
+
+/* restart.c */
+enum status ranks_start(struct supervisor *sv);
+enum status text_start(struct supervisor *sv);
+/* The ranks are done for; the line says why. */
+void ranks_fail(struct supervisor *sv, const char *line);
+void text_fail(struct supervisor *sv, const char *line);
+/* A rank's pidfd completed. */
+void rank_ended(struct supervisor *sv, const char *line);
+/* All ranks of this generation are ready. */
+void ranks_ready(struct supervisor *sv);
+int ranks_alive(const struct supervisor *sv);
+
+/* watch.c: one timer for all that may not take too long. */
+void watch_update(struct supervisor *sv);
+
+/* listen.c */
+/* INVALID: the path cannot be, or another server listens there. */
+enum status socket_listen(struct supervisor *sv, const char *path);
+void socket_close(struct supervisor *sv);
 
 /* clients.c */
-/* INVALID: the path cannot be, or another server listens there. */
-enum status clients_listen(struct supervisor *sv, const char *path);
+enum status clients_open(struct supervisor *sv);
 void clients_close(struct supervisor *sv);
 enum status client_add(struct supervisor *sv, int fd);
 void client_frame(struct client *c, enum frame_type type, uint64_t id, const void *fixed,
     size_t fixed_bytes, const void *more, size_t more_bytes);
-void client_error(struct client *c, uint64_t id, const char *line);
+void client_error(struct client *c, uint64_t id, enum quern_code code, const char *line);
+/* Room for `bytes` of a frame that is written in place; NULL: the client is let go. */
+char *client_room(struct client *c, size_t bytes);
+/* Bytes that wait for its socket. */
+size_t client_waiting(const struct client *c);
+void client_touch(struct client *c);
+/* It does not read: dropped. */
+void client_let_go(struct client *c, const char *why);
 /* Sends what has gathered; frees clients that have left. Once a turn. */
 void clients_flush(struct supervisor *sv);
-void clients_tell(struct supervisor *sv, enum frame_type type, const void *fixed, size_t bytes);
+void clients_tell(struct supervisor *sv, enum frame_type type, const void *fixed, size_t bytes,
+    const void *more, size_t more_bytes);
+void clients_tell_ready(struct supervisor *sv);
+void clients_tell_error(struct supervisor *sv, enum quern_code code, const char *line);
 
-/* requests.c */
+/* submit.c: frames of a client that are about requests. */
+void take_submit(struct client *c, const struct frame_header *h, const void *payload);
+void take_cancel(struct client *c, uint64_t number);
+void take_resume(struct client *c, const struct frame_header *h, const void *payload);
+
+/* requests.c: the journal. */
 void requests_init(struct supervisor *sv);
 void requests_free(struct supervisor *sv);
-void request_submit(struct client *c, uint64_t client_id, const struct frame_submit *params,
-    const void *data, size_t bytes);
-void request_cancel(struct client *c, uint64_t client_id);
-/* The client is gone: its requests end. */
-void requests_orphan(struct client *c);
-/* All end with `line`. */
-void requests_fail(struct supervisor *sv, const char *line);
-struct request *request_find(struct supervisor *sv, uint64_t id);
+/* Into the table, under its key, to its client and its queue. NOMEM: too much is under way. */
+enum status request_place(struct supervisor *sv, struct client *c, struct request *r,
+    enum quern_code *code);
 void request_free(struct supervisor *sv, struct request *r);
-void request_end_with_error(struct supervisor *sv, struct request *r, const char *line);
-void request_send_done(struct request *r, uint32_t finish, uint32_t output_tokens);
-/* What no worker has yet ends here; the rest is told to rank 0, whose last word ends it. */
-void request_stop(struct supervisor *sv, struct request *r);
-void fifo_put(struct fifo *f, struct request *r);
-struct request *fifo_take(struct fifo *f);
+struct request *request_find(struct supervisor *sv, uint64_t id);
+/* Changes hands; its number there is `number`. */
+enum status request_give(struct request *r, struct client *to, uint64_t number);
+/* Into the queue of its state, behind or before the others. */
+void request_queue(struct request *r, bool first);
+/* The next in turn, not taken out; NULL: none. */
+struct request *turn_first(struct list_node *turns, bool text);
+/* That one has had its turn. */
+void turn_taken(struct list_node *turns, struct request *r);
+void request_finish(struct request *r, enum quern_finish finish, uint32_t output_tokens);
+void request_fail(struct request *r, enum quern_code code, const char *line);
+/* With the finish, or code and line, that it has already. */
+void request_end(struct request *r);
+/* The client does not want it any more. */
+void request_stop(struct request *r);
+/* The client is gone: its requests end, or are kept for a while. */
+void requests_orphan(struct client *c);
+void requests_fail_all(struct supervisor *sv, enum quern_code code, const char *line);
+/* Rank 0 must hear of it. */
+void request_tell(struct request *r, uint8_t what);
+/* Somebody wants it again, or it goes. */
+void request_unkeep(struct request *r);
+/* Its end was told to the client: kept for a while, or freed. */
+void request_release(struct request *r);
+/* Those whose time is over. */
+void requests_expire(struct supervisor *sv, uint64_t now_ns);
+uint64_t random_u64(void);
 
-/* rings.c: rings in, rings out, news to the clients. Once a turn. */
-void requests_pump(struct supervisor *sv);
+/* text_link.c, rank_link.c */
+enum status text_take_replies(struct supervisor *sv);
+void text_push(struct supervisor *sv);
+enum status ranks_take_tokens(struct supervisor *sv);
+void ranks_push(struct supervisor *sv);
+
+/* news.c */
+void request_has_news(struct request *r);
+void request_accept(struct request *r); /* ACCEPTED, once its ids are known */
+void request_tell_pause(struct request *r, bool paused, const char *line);
+/* All that one client may be told now. */
+void client_send_news(struct client *c);
+/* The client has its first `after` ids already. */
+void request_skip(struct request *r, uint64_t after);
 
 #endif

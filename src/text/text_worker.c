@@ -14,7 +14,7 @@
 #include "text/tokenizer.h"
 #include "text/vocab_table.h"
 
-/* An ring buffer takes half of itself in one piece. */
+/* A ring buffer takes half of itself in one piece. */
 enum { MOST_IDS = RING_BUFFER_BYTES / 2 / sizeof(int32_t) };
 
 static bool has_request(void *context)
@@ -22,7 +22,7 @@ static bool has_request(void *context)
     struct text_worker *t = context;
     const void *slot;
 
-    return ring_peek(&t->g->text_requests, &slot) != STATUS_AGAIN;
+    return ring_peek(&t->g->requests, &slot) != STATUS_AGAIN;
 }
 
 /* The supervisor reads replies at every turn, so a full ring empties soon. */
@@ -30,11 +30,11 @@ static enum status reserve_reply(struct text_worker *t, size_t bytes, void **slo
     struct text_msg *m)
 {
     const struct timespec nap = {.tv_nsec = 50000};
-    struct shared *g = t->g;
+    struct text_shared *g = t->g;
     enum status s;
 
     for (;;) {
-        s = ring_reserve(&g->text_replies, slot);
+        s = ring_reserve(&g->replies, slot);
         if (s == STATUS_OK)
             s = ring_buffer_alloc(&g->reply_bytes, bytes, &m->at, &m->end);
         if (s != STATUS_AGAIN)
@@ -49,7 +49,7 @@ static enum status reserve_reply(struct text_worker *t, size_t bytes, void **slo
 static enum status reply(struct text_worker *t, const struct text_msg *request, enum status status,
     const void *payload, size_t bytes)
 {
-    struct text_msg m = {.generation = t->g->control->generation, .kind = request->kind,
+    struct text_msg m = {.generation = t->g->generation, .kind = request->kind,
         .id = request->id, .bytes = (uint32_t)bytes, .status = status};
     void *slot;
     enum status s = reserve_reply(t, bytes, &slot, &m);
@@ -59,7 +59,7 @@ static enum status reply(struct text_worker *t, const struct text_msg *request, 
     if (bytes > 0)
         memcpy(ring_buffer_at(&t->g->reply_bytes, m.at, bytes), payload, bytes);
     *(struct text_msg *)slot = m;
-    ring_publish(&t->g->text_replies);
+    ring_publish(&t->g->replies);
     return doorbell_ring(&t->g->supervisor_bell);
 }
 
@@ -95,7 +95,7 @@ static enum status encode(struct text_worker *t, const struct text_msg *m, const
 
 static enum status answer(struct text_worker *t, const struct text_msg *m)
 {
-    const char *data = ring_buffer_at(&t->g->text_bytes, m->at, m->bytes);
+    const char *data = ring_buffer_at(&t->g->request_bytes, m->at, m->bytes);
     int32_t *ids = NULL;
     size_t count = 0;
     enum status s, released;
@@ -103,7 +103,7 @@ static enum status answer(struct text_worker *t, const struct text_msg *m)
     if (data == NULL)
         return log_fail(STATUS_INVALID, "the text worker was sent a text outside of its memory");
     s = encode(t, m, data, &ids, &count);
-    released = ring_buffer_release(&t->g->text_bytes, m->end);
+    released = ring_buffer_release(&t->g->request_bytes, m->end);
     if (s == STATUS_OK && count > MOST_IDS)
         s = log_fail(STATUS_INVALID, "the prompt has %zu tokens, more than any context holds: "
             "shorten it", count);
@@ -131,18 +131,19 @@ static enum status publish_vocabulary(struct text_worker *t)
 
 enum status text_worker_run(struct text_worker *t)
 {
-    struct shared *g = t->g;
+    struct text_shared *g = t->g;
     const void *slot;
+    struct member_seat seat = text_shared_seat(g);
     enum status s = STATUS_OK;
 
-    member_stage(g, &g->control->text, STAGE_READY);
+    member_stage(&seat, STAGE_READY);
     while (s == STATUS_OK) {
-        s = ring_peek(&g->text_requests, &slot);
+        s = ring_peek(&g->requests, &slot);
         if (s == STATUS_OK) {
             struct text_msg m = *(const struct text_msg *)slot;
 
             s = answer(t, &m);
-            ring_release(&g->text_requests);
+            ring_release(&g->requests);
         } else if (s == STATUS_AGAIN) {
             s = doorbell_await(&g->text_bell, g->death_fd, has_request, t, 0);
         }
@@ -150,7 +151,7 @@ enum status text_worker_run(struct text_worker *t)
     return s == STATUS_CLOSED ? STATUS_OK : s;
 }
 
-enum status text_worker_open(struct shared *g, const char *dir, struct text_worker *out)
+enum status text_worker_open(struct text_shared *g, const char *dir, struct text_worker *out)
 {
     struct text_worker t = {.g = g};
     enum status s = tokenizer_open(dir, &t.tokenizer);

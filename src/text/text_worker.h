@@ -7,17 +7,17 @@
 #ifndef QUERN_TEXT_TEXT_WORKER_H
 #define QUERN_TEXT_TEXT_WORKER_H
 
-#include "msg/shared.h"
+#include "msg/text_shared.h"
 
 struct text_worker {
-    struct shared *g; /* the caller's */
+    struct text_shared *g; /* the caller's */
     struct tokenizer *tokenizer;
     struct chat_template *template;
 };
 
 /* Reads `dir`, which has tokenizer.json and perhaps tokenizer_config.json and is not needed any
  * more afterwards, and publishes the table. After OK, text_worker_close(). */
-enum status text_worker_open(struct shared *g, const char *dir, struct text_worker *out);
+enum status text_worker_open(struct text_shared *g, const char *dir, struct text_worker *out);
 void text_worker_close(struct text_worker *t);
 
 /* Serves until the request ring is closed (OK) or the supervisor is gone (DEAD). */

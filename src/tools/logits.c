@@ -82,15 +82,15 @@ static char *read_ids(void)
 
 static enum status start_ranks(const struct runtime_config *config, struct ranks *r)
 {
-    char fds_text[SHARED_FDS_TEXT], rank_text[16];
+    char fds_text[FD_LIST_TEXT], rank_text[16];
     char *argv[] = {"quern", "worker", rank_text, fds_text, NULL};
-    int fds[SHARED_MAX_FDS], n;
-    enum status s = shared_create(config, 1, &r->shared);
+    int fds[FD_LIST_MOST], n;
+    enum status s = shared_create(config, 1, -1, &r->shared);
 
     if (s != STATUS_OK)
         return s;
     n = shared_fds(&r->shared, fds);
-    shared_fds_format(&r->shared, fds_text);
+    fd_list_format(fds, n, fds_text);
     for (int rank = 1; rank < (int)config->tp; rank++) {
         pid_t pid;
 
@@ -176,15 +176,16 @@ static void end_ranks(struct ranks *r, bool told)
 /* Why a collective ended: the rank that failed says so in its slot, or was killed. */
 static void explain_death(struct ranks *r)
 {
-    const struct shared_control *c = r->shared.control;
+    const struct shared *g = &r->shared;
+    char line[LOG_LINE_BYTES];
     struct proc_exit how;
     char text[64];
 
     stop_watching(r);
-    for (uint32_t rank = 1; rank < c->config.tp; rank++)
-        /* acquire: its reason is written before */
-        if (atomic_load_explicit(&c->ranks[rank].stage, memory_order_acquire) == STAGE_FAILED) {
-            log_fail(STATUS_DEAD, "%s", c->ranks[rank].error);
+    for (uint32_t rank = 1; rank < g->config.tp; rank++)
+        if (member_stage_of(&g->control->ranks[rank]) == STAGE_FAILED) {
+            member_error(&g->control->ranks[rank], line);
+            log_fail(STATUS_DEAD, "%s", line);
             return;
         }
     if (r->died != 0 && proc_reap(r->pidfds[r->died - 1], &how) == STATUS_OK) {
@@ -251,7 +252,7 @@ static void fill_plan(struct plan *plan, const struct worker *w, const int32_t *
 
 static enum status run_chunks(struct worker *w, const int32_t *ids, size_t n, size_t last, FILE *f)
 {
-    uint32_t generation = w->shared->control->generation;
+    uint32_t generation = w->shared->generation;
     struct plan *plan = malloc(plan_max_bytes(&w->limits));
     enum status s = STATUS_OK;
 

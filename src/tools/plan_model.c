@@ -103,9 +103,9 @@ static enum status choose_limits(struct plan_model *m, struct agreement *a)
     for (int r = 0; r < m->size; r++)
         if (m->ranks[r].model.builder.weight_bytes > w.largest_weights)
             w.largest_weights = m->ranks[r].model.builder.weight_bytes;
-    shared.control->config = m->options;
+    shared.config = m->options;
     if (m->options.memory == 0)
-        shared.control->config.memory = plenty;
+        shared.config.memory = plenty;
     a->threads = (uint32_t)m->threads;
     s = setup_limits(&w, a);
     free(shared.control);

@@ -18,7 +18,7 @@
 struct serve_options {
     struct quern_options runtime;
     const char *socket;
-    int private_fd;
+    int private_fd, parent_fd, max_restarts, step_timeout;
 };
 
 #define AT(field) offsetof(struct serve_options, field)
@@ -26,6 +26,12 @@ static const struct option_row serve_rows[] = {
     RUNTIME_OPTION_ROWS(AT(runtime)),
     {"seed", 0, OPTION_SEED, AT(runtime.seed), "S", "of synth: weights", 0, 0, 0},
     {"socket", 0, OPTION_TEXT, AT(socket), "PATH", "listen on a Unix socket", 0, 0, 0},
+    {"max-restarts", 0, OPTION_INT, AT(max_restarts), "N",
+        "deaths of workers in a minute that are mended; 0: none (default 3)", 0, 1000, 0},
+    {"step-timeout", 0, OPTION_INT, AT(step_timeout), "SECONDS",
+        "workers that make no step for so long are started again (default 30)", 1, 86400, 0},
+    {"parent-pidfd", 0, OPTION_INT, AT(parent_fd), "FD", "end with the process that FD stands for", 3,
+        1 << 20, 0},
     {"private-fd", 0, OPTION_INT, AT(private_fd), "FD", "serve the client at the other end of FD", 3,
         1 << 20, 0},
     {0},
@@ -44,10 +50,13 @@ static void usage(void)
 static int refuse_private(int fd)
 {
     const char *line = log_last_error();
-    struct frame_header h = {.bytes = (uint32_t)strlen(line), .type = FRAME_ERROR};
+    struct frame_error e = frame_error_of(QUERN_CODE_BAD_REQUEST);
+    struct frame_header h = {
+        .bytes = (uint32_t)(sizeof(e) + strlen(line)), .type = FRAME_ERROR};
 
     if (write(fd, &h, sizeof(h)) == (ssize_t)sizeof(h) &&
-        write(fd, line, h.bytes) == (ssize_t)h.bytes) {
+        write(fd, &e, sizeof(e)) == (ssize_t)sizeof(e) &&
+        write(fd, line, strlen(line)) == (ssize_t)strlen(line)) {
         char rest[4096];
 
         while (read(fd, rest, sizeof(rest)) > 0) /* until it has read and hung up */
@@ -67,7 +76,8 @@ static int tell_failure(const struct serve_options *o, enum status s)
 
 int command_serve(int argc, char **argv)
 {
-    struct serve_options o = {.private_fd = -1};
+    struct serve_options o = {.private_fd = -1, .parent_fd = -1, .max_restarts = 3,
+        .step_timeout = 30};
     struct supervisor_options run = {.loop = getenv("QUERN_LOOP")};
     int first;
     enum status s;
@@ -88,12 +98,17 @@ int command_serve(int argc, char **argv)
     }
     run.socket_path = o.socket;
     run.private_fd = o.private_fd;
+    run.parent_fd = o.parent_fd;
     if (o.private_fd >= 0) {
         setpgid(0, 0); /* Ctrl-C is the client's: it cancels, then hangs up */
         fcntl(o.private_fd, F_SETFD, FD_CLOEXEC);
+        if (o.parent_fd >= 0)
+            fcntl(o.parent_fd, F_SETFD, FD_CLOEXEC);
     }
     log_set_sink(member_log, NULL); /* what a client did wrong reaches it as a frame */
     s = runtime_config_from(&o.runtime, &run.config);
+    run.config.max_restarts = (uint32_t)o.max_restarts;
+    run.config.step_timeout_s = (uint32_t)o.step_timeout;
     log_set_level((enum log_level)run.config.log_level);
     if (s == STATUS_OK)
         s = supervisor_run(&run);

@@ -33,12 +33,12 @@ static enum status write_file(const char *path, const struct model_config *cfg,
 }
 
 /* Opens the text worker on files that are gone when this returns. */
-static enum status open_synth(struct shared *g, struct text_worker *t)
+static enum status open_synth(struct text_shared *g, struct text_worker *t)
 {
     const char *tmp = getenv("TMPDIR");
     char dir[256], json[300], config[300];
     struct model_config cfg;
-    enum status s = synth_config(g->control->config.model, &cfg);
+    enum status s = synth_config(g->config.model, &cfg);
 
     if (s != STATUS_OK)
         return s;
@@ -58,9 +58,9 @@ static enum status open_synth(struct shared *g, struct text_worker *t)
     return s;
 }
 
-static enum status run(struct shared *g)
+static enum status run(struct text_shared *g)
 {
-    const char *model = g->control->config.model;
+    const char *model = g->config.model;
     struct text_worker t;
     enum status s = synth_is(model) ? open_synth(g, &t) : text_worker_open(g, model, &t);
 
@@ -73,23 +73,25 @@ static enum status run(struct shared *g)
 
 int command_text(int argc, char **argv)
 {
-    struct shared g;
+    struct text_shared g;
+    struct member_seat seat;
     enum status s;
 
     signal(SIGINT, SIG_IGN); /* as a rank does: worker.c */
     signal(SIGTERM, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
-    s = shared_join(argc == 2 ? argv[1] : "", &g);
+    s = text_shared_join(argc == 2 ? argv[1] : "", &g);
     if (s != STATUS_OK)
         return EXIT_USAGE;
+    seat = text_shared_seat(&g);
     prctl(PR_SET_NAME, "quern-text");
-    log_set_level((enum log_level)g.control->config.log_level);
+    log_set_level((enum log_level)g.config.log_level);
     log_set_sink(member_log, NULL);
     s = run(&g);
     if (s == STATUS_OK)
-        member_stage(&g, &g.control->text, STAGE_STOPPED);
+        member_stage(&seat, STAGE_STOPPED);
     else if (s != STATUS_DEAD)
-        member_fail(&g, &g.control->text, log_last_error());
-    shared_close(&g);
+        member_fail(&seat, log_last_error());
+    text_shared_close(&g);
     return s == STATUS_OK ? EXIT_DONE : EXIT_FAILED;
 }

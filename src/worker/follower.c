@@ -42,7 +42,7 @@ static enum status finish_steps(struct worker *w, uint64_t left)
 static enum status follow(struct worker *w, const struct plan *plan)
 {
     enum status s = plan_check(plan, w->plans.slot_bytes, &w->limits,
-        w->shared->control->generation);
+        w->shared->generation);
 
     if (s != STATUS_OK)
         return s;

@@ -56,7 +56,7 @@ static void emit(void *context, const struct engine_event *e)
     struct leader *l = context;
 
     tell(l, &(struct token_msg){
-        .generation = l->w->shared->control->generation,
+        .generation = l->w->shared->generation,
         .kind = e->done ? TOKEN_DONE : TOKEN_ID,
         .finish = e->done ? finish[e->finish] : 0,
         .id = e->id,
@@ -65,7 +65,21 @@ static void emit(void *context, const struct engine_event *e)
     });
 }
 
-/* The supervisor checked the request; what cannot run here ends at once, with nothing. */
+static void tell_refused(struct leader *l, const struct request_msg *m, enum status why)
+{
+    struct token_msg t = {
+        .generation = l->w->shared->generation,
+        .kind = TOKEN_ERROR,
+        .id = m->id,
+        .error = why == STATUS_NOMEM ? TOKEN_ERROR_NO_MEMORY : TOKEN_ERROR_TOO_LARGE,
+        .detail = {engine_blocks_needed(l->engine, m->n_ids, m->max_tokens),
+            l->w->limits.n_blocks},
+    };
+
+    tell(l, &t);
+}
+
+/* The supervisor checked the request; what cannot run here ends at once, and says why. */
 static void add_request(struct leader *l, const struct request_msg *m)
 {
     struct ring_buffer *buffer = &l->w->shared->request_bytes;
@@ -84,7 +98,7 @@ static void add_request(struct leader *l, const struct request_msg *m)
     if (ring_buffer_release(buffer, m->ids_end) != STATUS_OK)
         l->status = STATUS_INVALID;
     if (s != STATUS_OK)
-        emit(l, &(struct engine_event){.id = m->id, .done = true, .finish = ENGINE_CANCELLED});
+        tell_refused(l, m, s);
 }
 
 static void take_requests(struct leader *l)
@@ -99,6 +113,8 @@ static void take_requests(struct leader *l)
         switch (m->kind) {
         case REQUEST_SUBMIT: add_request(l, m); break;
         case REQUEST_CANCEL: engine_cancel(l->engine, m->id, emit, l); break;
+        case REQUEST_PAUSE: engine_pause(l->engine, m->id, true); break;
+        case REQUEST_GO_ON: engine_pause(l->engine, m->id, false); break;
         case REQUEST_STOP: l->stopping = true; break;
         }
         ring_release(&g->requests);
@@ -154,7 +170,7 @@ static enum status stop_group(struct leader *l)
         s = finish_oldest(l);
     if (s != STATUS_OK)
         return s;
-    plan_begin(l->plan, &l->w->limits, l->w->shared->control->generation, l->w->submitted);
+    plan_begin(l->plan, &l->w->limits, l->w->shared->generation, l->w->submitted);
     l->plan->flags = PLAN_STOP;
     plan_pack(l->plan);
     return worker_publish(l->w, l->plan);
@@ -182,7 +198,7 @@ enum status leader_run(struct worker *w)
     struct leader l = {.w = w};
     struct engine_options o = {
         .limits = w->limits,
-        .generation = w->shared->control->generation,
+        .generation = w->shared->generation,
         .max_model_len = w->max_model_len,
         .eos = w->generation.eos,
         .n_eos = (size_t)w->generation.n_eos,

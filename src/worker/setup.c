@@ -37,7 +37,7 @@ static uint32_t divide_up(uint32_t a, uint32_t b)
 
 static void first_limits(struct worker *w, struct agreement *a)
 {
-    const struct runtime_config *c = &w->shared->control->config;
+    const struct runtime_config *c = &w->shared->config;
 
     a->limits = (struct plan_limits){
         .max_slots = or_default(c->max_seqs, DEFAULT_SEQS),
@@ -112,7 +112,7 @@ static void comm_options(struct worker *w, const struct agreement *a, struct col
 static enum status refuse(const struct worker *w, uint64_t need, uint64_t kv, uint64_t there)
 {
     char all[16], weights[16], cache[16], has[16];
-    bool limited = w->shared->control->config.memory != 0;
+    bool limited = w->shared->config.memory != 0;
 
     return log_fail(STATUS_NOMEM,
         "this model needs %s (weights %s, KV cache %s, over %d rank%s), %s %s: use a smaller "
@@ -156,7 +156,7 @@ static uint64_t fixed_bytes(struct worker *w, const struct agreement *a)
 
 static enum status fit_memory(struct worker *w, struct agreement *a)
 {
-    const struct runtime_config *c = &w->shared->control->config;
+    const struct runtime_config *c = &w->shared->config;
     struct program_shape *shape = &w->model.program.shape;
     uint64_t there = (c->memory != 0 ? c->memory : memory_available()) / (uint64_t)w->size;
     uint64_t fixed, context, need, could;
@@ -239,7 +239,7 @@ static enum status fill_step_segment(struct worker *w, const struct agreement *a
         return s;
     g->step_fd = -1; /* the segment's now */
     return broadcast_ring_init((char *)w->step_segment.base + l.plans_at, PLAN_SLOTS,
-        (uint32_t)a->plan_bytes, (uint32_t)w->size - 1, g->control->generation);
+        (uint32_t)a->plan_bytes, (uint32_t)w->size - 1, g->generation);
 }
 
 static enum status map_step_segment(struct worker *w)
@@ -262,7 +262,7 @@ static enum status attach_step_segment(struct worker *w, const struct agreement 
     if (l.bytes > w->step_segment.bytes)
         return log_fail(STATUS_INVALID, "rank %d: the step segment has %zu bytes, %zu are needed",
             w->rank, w->step_segment.bytes, l.bytes);
-    s = broadcast_ring_attach(base + l.plans_at, l.plans_bytes, w->shared->control->generation, &w->plans);
+    s = broadcast_ring_attach(base + l.plans_at, l.plans_bytes, w->shared->generation, &w->plans);
     if (s != STATUS_OK)
         return s;
     return symheap_attach(base + l.heap_at, l.heap_bytes, (uint32_t)w->size, a->region_bytes,
@@ -300,9 +300,9 @@ static enum status join(struct worker *w, const void *blob, size_t bytes)
 {
     struct shared *g = w->shared;
 
-    return rendezvous_join(&g->rendezvous, (uint32_t)w->rank, g->control->generation, blob, bytes,
+    return rendezvous_join(&g->rendezvous, (uint32_t)w->rank, g->generation, blob, bytes,
         &g->control->abort_word,
-        spin_deadline_ns((uint64_t)g->control->config.load_timeout_s * 1000000000u));
+        spin_deadline_ns((uint64_t)g->config.load_timeout_s * 1000000000u));
 }
 
 /* What a rank left in this round. */

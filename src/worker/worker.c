@@ -28,8 +28,8 @@ static void on_progress(void *context, uint64_t bytes)
 {
     struct worker *w = context;
     /* relaxed: only shown */
-    uint64_t total = atomic_load_explicit(&w->member->total, memory_order_relaxed);
-    uint64_t before = atomic_fetch_add_explicit(&w->member->loaded, bytes, memory_order_relaxed);
+    uint64_t total = atomic_load_explicit(&w->seat.member->total, memory_order_relaxed);
+    uint64_t before = atomic_fetch_add_explicit(&w->seat.member->loaded, bytes, memory_order_relaxed);
 
     if (total > 0 && before * PROGRESS_PARTS / total != (before + bytes) * PROGRESS_PARTS / total)
         doorbell_ring(&w->shared->supervisor_bell);
@@ -37,7 +37,7 @@ static void on_progress(void *context, uint64_t bytes)
 
 static enum status open_source(struct worker *w)
 {
-    const struct runtime_config *c = &w->shared->control->config;
+    const struct runtime_config *c = &w->shared->config;
     enum status s = source_config(c->model, &w->config);
 
     if (s == STATUS_OK)
@@ -57,7 +57,7 @@ static const char *or_null(const char *text)
 /* How the model is spread over ranks, and how its weights are stored. */
 static enum status open_plan(struct worker *w)
 {
-    const struct runtime_config *c = &w->shared->control->config;
+    const struct runtime_config *c = &w->shared->config;
     const struct quant_options quant = {.method = c->quant, .head = c->quant_head,
         .activations = c->quant_activations};
     enum status s = c->plugin[0] != '\0' ? plugin_load(c->plugin) : STATUS_OK;
@@ -71,7 +71,7 @@ static enum status open_plan(struct worker *w)
 
 static enum status open_device(struct worker *w)
 {
-    const struct runtime_config *c = &w->shared->control->config;
+    const struct runtime_config *c = &w->shared->config;
     int cores = cores_usable() / w->size;
     struct backend_options o = {.first_cpu = -1};
 
@@ -88,7 +88,7 @@ static enum status open_device(struct worker *w)
 
 static enum status plan_model(struct worker *w)
 {
-    const struct runtime_config *c = &w->shared->control->config;
+    const struct runtime_config *c = &w->shared->config;
     struct qwen3_options o = {
         .config = &w->config,
         .source = w->source,
@@ -113,8 +113,8 @@ static enum status load_model(struct worker *w)
 {
     enum status s;
 
-    atomic_store_explicit(&w->member->total, w->model.builder.weight_bytes, memory_order_relaxed);
-    member_stage(w->shared, w->member, STAGE_LOADING);
+    atomic_store_explicit(&w->seat.member->total, w->model.builder.weight_bytes, memory_order_relaxed);
+    member_stage(&w->seat, STAGE_LOADING);
     s = qwen3_load(&w->model, &w->limits, &w->mesh.comms);
     if (s == STATUS_OK)
         s = w->backend->program_load(w->device, &w->model.program, &w->executable);
@@ -124,9 +124,9 @@ static enum status load_model(struct worker *w)
 /* The last rendezvous: from here on, a plan reaches everyone. */
 static enum status meet_ready(struct worker *w)
 {
-    const struct runtime_config *c = &w->shared->control->config;
+    const struct runtime_config *c = &w->shared->config;
 
-    return rendezvous_join(&w->shared->rendezvous, (uint32_t)w->rank, w->shared->control->generation,
+    return rendezvous_join(&w->shared->rendezvous, (uint32_t)w->rank, w->shared->generation,
         NULL, 0, &w->shared->control->abort_word,
         spin_deadline_ns((uint64_t)c->load_timeout_s * 1000000000u));
 }
@@ -138,6 +138,7 @@ static void tell_facts(struct worker *w)
 
     f->vocab = (uint32_t)w->config.vocab;
     f->max_model_len = w->max_model_len;
+    f->max_seqs = w->limits.max_slots;
     f->defaults = (struct sampling){
         .temperature = g->do_sample ? g->temperature : 0,
         .top_p = g->top_p,
@@ -171,8 +172,8 @@ enum status worker_open(struct shared *shared, int rank, struct worker *w)
     struct agreement a = {0};
     enum status s;
 
-    *w = (struct worker){.shared = shared, .rank = rank, .size = (int)shared->control->config.tp,
-        .member = &shared->control->ranks[rank]};
+    *w = (struct worker){.shared = shared, .rank = rank, .size = (int)shared->config.tp,
+        .seat = shared_seat(shared, rank)};
     s = open_source(w);
     if (s == STATUS_OK)
         s = open_plan(w);
@@ -199,7 +200,7 @@ enum status worker_open(struct shared *shared, int rank, struct worker *w)
     if (rank == 0)
         tell_facts(w);
     log_debug("rank %d: %s", rank, w->backend->describe(w->device));
-    member_stage(shared, w->member, STAGE_READY);
+    member_stage(&w->seat, STAGE_READY);
     return STATUS_OK;
 }
 
@@ -263,9 +264,12 @@ enum status worker_wait(struct worker *w, struct step_result *result)
 {
     enum status s = w->backend->wait(w->executable, w->finished, result);
 
-    if (s == STATUS_OK)
-        w->finished++;
-    return s;
+    if (s != STATUS_OK)
+        return s;
+    w->finished++;
+    /* relaxed: the supervisor only looks whether it moves */
+    atomic_fetch_add_explicit(&w->seat.member->steps, 1, memory_order_relaxed);
+    return STATUS_OK;
 }
 
 /* quern worker RANK FDS ------------------------------------------------------------------- */
@@ -285,7 +289,7 @@ static enum status worker_live(struct shared *g, int rank)
 int worker_main(int argc, char **argv)
 {
     struct shared g;
-    struct member *m;
+    struct member_seat seat;
     enum status s;
     int rank;
 
@@ -298,18 +302,18 @@ int worker_main(int argc, char **argv)
     s = shared_join(argc == 3 ? argv[2] : "", &g);
     if (s != STATUS_OK)
         return 2;
-    if (rank < 0 || rank >= (int)g.control->config.tp)
+    if (rank < 0 || rank >= (int)g.config.tp)
         return 2;
-    m = &g.control->ranks[rank];
+    seat = shared_seat(&g, rank);
     prctl(PR_SET_NAME, (char[16]){'q', 'u', 'e', 'r', 'n', '-', 'r', (char)('0' + rank / 10),
         (char)('0' + rank % 10)});
-    log_set_level((enum log_level)g.control->config.log_level);
-    log_set_sink(member_log, rank > 0 ? m : NULL);
+    log_set_level((enum log_level)g.config.log_level);
+    log_set_sink(member_log, rank > 0 ? seat.member : NULL);
     s = worker_live(&g, rank);
     if (s == STATUS_OK)
-        member_stage(&g, m, STAGE_STOPPED);
+        member_stage(&seat, STAGE_STOPPED);
     else if (s != STATUS_DEAD) /* a death elsewhere is told by who saw it */
-        member_fail(&g, m, log_last_error());
+        member_fail(&seat, log_last_error());
     shared_close(&g);
     return s == STATUS_OK ? 0 : 1;
 }

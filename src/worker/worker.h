@@ -22,7 +22,7 @@
 
 struct worker {
     struct shared *shared;
-    struct member *member;
+    struct member_seat seat;
     int rank, size, threads;
     struct model_config config;
     struct generation_defaults generation;

@@ -1,0 +1,57 @@
+/* text_shared.h - the memory and messages that a supervisor and its text worker share.
+ *
+ *   supervisor --request ring--> text worker --reply ring--> supervisor
+ *
+ * One segment per text worker: when it dies, the next one gets a new one, and
+ * the ranks never hear of it. The detokenisation table lies in a memfd of its
+ * own that the text worker fills. Ownership, trust and death as in shared.h. */
+#ifndef QUERN_MSG_TEXT_SHARED_H
+#define QUERN_MSG_TEXT_SHARED_H
+
+#include "msg/shared.h"
+
+enum {
+    TEXT_SHARED_MAGIC = 0x74717267, /* "grqt" */
+    TEXT_SLOTS = 64,
+};
+
+/* Supervisor to text worker, and back. */
+enum text_kind { TEXT_ENCODE, TEXT_CHAT };
+struct text_msg {
+    uint32_t generation;
+    uint32_t kind; /* a reply repeats it */
+    uint64_t id;
+    uint64_t at, end;   /* bytes */
+    uint32_t bytes;     /* of the text, the error line or the int32 ids */
+    int32_t status;     /* reply: enum status; below zero the payload is the error line */
+};
+
+struct text_control {
+    uint32_t magic, generation; /* writer: the supervisor, before the child */
+    _Alignas(64) _Atomic uint32_t abort_word;
+    struct member member;
+    struct doorbell_shared supervisor_bell, text_bell;
+};
+
+struct text_shared {
+    struct segment segment;
+    struct text_control *control;
+    struct runtime_config config;
+    uint32_t generation;
+    struct ring requests, replies;
+    struct ring_buffer request_bytes, reply_bytes;
+    struct doorbell supervisor_bell, text_bell;
+    int vocab_fd; /* memfd of the detokenisation table, filled by the text worker */
+    int config_fd;
+    int death_fd, death_keep_fd; /* as in struct shared */
+};
+
+/* As their namesakes in shared.h. */
+int text_shared_fds(const struct text_shared *g, int fds[FD_LIST_MOST]);
+enum status text_shared_create(const struct runtime_config *config, uint32_t generation,
+    int bell_fd, struct text_shared *g);
+enum status text_shared_join(const char *fds_text, struct text_shared *g);
+void text_shared_close(struct text_shared *g);
+struct member_seat text_shared_seat(struct text_shared *g);
+
+#endif

@@ -1,0 +1,136 @@
+/* listen.c - the socket's path: one server at a time, its owner's alone.
+ *
+ * A lock file beside the socket (PATH.lock, which stays) says who serves it.
+ * Whoever holds the lock may remove what a killed server left; two that start
+ * at once cannot both find the other's socket stale. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "quern/log.h"
+#include "supervisor/supervisor.h"
+
+static void on_accept(struct loop_op *op, int64_t result)
+{
+    struct supervisor *sv = op->context;
+    struct ucred peer;
+    socklen_t bytes = sizeof(peer);
+
+    /* root may do everything anyway; nobody else got past the file's mode but by a mistake in it */
+    if (result >= 0 && (getsockopt((int)result, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0 ||
+                           (peer.uid != geteuid() && peer.uid != 0))) {
+        log_warn("a connection of another user is refused");
+        close((int)result);
+    } else if (result >= 0 && client_add(sv, (int)result) != STATUS_OK) {
+        close((int)result);
+    }
+    if (!loop_op_active(op) && result != -ECANCELED) {
+        log_warn("no more connections can be taken now: %s", strerror((int)-result));
+        if (result == -EMFILE || result == -ENFILE || result == -ENOMEM || result == -ENOBUFS)
+            return; /* armed again when a client leaves */
+        supervisor_fail(sv, QUERN_CODE_INTERNAL, "the socket cannot accept any more");
+    }
+}
+
+static enum status take_lock(struct supervisor *sv, const char *path)
+{
+    char lock[sizeof(((struct sockaddr_un *)0)->sun_path) + 8];
+
+    snprintf(lock, sizeof(lock), "%s.lock", path);
+    sv->lock_fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, S_IRUSR | S_IWUSR);
+    if (sv->lock_fd < 0)
+        return log_fail(STATUS_IO, "%s: %s", lock, strerror(errno));
+    if (flock(sv->lock_fd, LOCK_EX | LOCK_NB) != 0)
+        return log_fail(STATUS_INVALID, "%s: another server listens there: choose another path", path);
+    return STATUS_OK;
+}
+
+/* A refusal says that nobody does; whatever takes a connection, is slow to, or is another user's,
+ * is there, and it is no server of this kind: that would have the lock. */
+static bool somebody_listens(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool refused = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0 &&
+                   errno == ECONNREFUSED;
+
+    if (fd >= 0)
+        close(fd);
+    return !refused;
+}
+
+/* A socket file that nobody listens on is left from a killed server: it goes. */
+static enum status remove_stale(const char *path, const struct sockaddr_un *address)
+{
+    struct stat st;
+
+    if (lstat(path, &st) != 0)
+        return STATUS_OK;
+    if (!S_ISSOCK(st.st_mode))
+        return log_fail(STATUS_INVALID, "%s: there is a file that is no socket: choose another path",
+            path);
+    if (somebody_listens(address))
+        return log_fail(STATUS_INVALID, "%s: another server listens there: choose another path", path);
+    unlink(path);
+    return STATUS_OK;
+}
+
+static enum status bind_to(struct supervisor *sv, const char *path, const struct sockaddr_un *address)
+{
+    struct stat st;
+
+    sv->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    /* fchmod() before bind(): the file is the owner's alone from its first moment on */
+    if (sv->listen_fd < 0 || fchmod(sv->listen_fd, S_IRUSR | S_IWUSR) != 0 ||
+        bind(sv->listen_fd, (const struct sockaddr *)address, sizeof(*address)) != 0)
+        return log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
+    sv->socket_path = path;
+    if (lstat(path, &st) == 0) {
+        sv->socket_dev = st.st_dev;
+        sv->socket_ino = st.st_ino;
+    }
+    if (listen(sv->listen_fd, 1024) != 0)
+        return log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
+    return STATUS_OK;
+}
+
+enum status socket_listen(struct supervisor *sv, const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    enum status s;
+
+    if (path[0] == '\0' || strlen(path) >= sizeof(address.sun_path))
+        return log_fail(STATUS_INVALID, "--socket \"%s\": a socket's path has 1 to %zu bytes", path,
+            sizeof(address.sun_path) - 1);
+    strcpy(address.sun_path, path);
+    s = take_lock(sv, path);
+    if (s == STATUS_OK)
+        s = remove_stale(path, &address);
+    if (s == STATUS_OK)
+        s = bind_to(sv, path, &address);
+    if (s != STATUS_OK)
+        return s;
+    sv->accept.done = on_accept;
+    sv->accept.context = sv;
+    loop_accept(sv->loop, &sv->accept, sv->listen_fd);
+    return STATUS_OK;
+}
+
+/* After loop_close(): nothing is under way any more. */
+void socket_close(struct supervisor *sv)
+{
+    struct stat st;
+
+    if (sv->socket_path != NULL && lstat(sv->socket_path, &st) == 0 &&
+        st.st_dev == sv->socket_dev && st.st_ino == sv->socket_ino)
+        unlink(sv->socket_path);
+    if (sv->listen_fd >= 0)
+        close(sv->listen_fd);
+    if (sv->lock_fd >= 0)
+        close(sv->lock_fd);
+}

@@ -1,0 +1,219 @@
+/* submit.c - SUBMIT, CANCEL and RESUME, as a client sends them.
+ *
+ * Everything that a stranger may have written is checked here, once; from here
+ * on a request is one of ours. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ipc/spin.h"
+#include "quern/log.h"
+#include "supervisor/supervisor.h"
+
+static enum quern_code code_of(enum status s)
+{
+    return s == STATUS_UNKNOWN ? QUERN_CODE_UNKNOWN
+           : s == STATUS_NOMEM ? QUERN_CODE_OVERLOADED
+                               : QUERN_CODE_BAD_REQUEST;
+}
+
+static enum status check_submit(const struct frame_submit *f, size_t rest)
+{
+    if ((uint64_t)f->params_bytes + f->prompt_bytes != rest)
+        return log_fail(STATUS_INVALID, "%u bytes of parameters and %u of prompt are not the %zu that "
+            "follow", f->params_bytes, f->prompt_bytes, rest);
+    if (f->flags != 0)
+        return log_fail(STATUS_UNKNOWN, "flags %#x: this version of quern does not have them", f->flags);
+    if (f->task > TASK_TOKENIZE)
+        return log_fail(STATUS_UNKNOWN, "task %u: there are 0 (complete) and 1 (tokenize)", f->task);
+    if (f->prompt > PROMPT_CHAT)
+        return log_fail(STATUS_UNKNOWN, "a prompt of kind %u: there are 0 (text), 1 (ids), 2 (chat)",
+            f->prompt);
+    if (f->prompt_bytes == 0)
+        return log_fail(STATUS_INVALID, "the prompt is empty: give it at least one character");
+    if (f->prompt == PROMPT_IDS && f->prompt_bytes % sizeof(int32_t) != 0)
+        return log_fail(STATUS_INVALID, "%u bytes of token ids are no whole number of them",
+            f->prompt_bytes);
+    return STATUS_OK;
+}
+
+/* What is not given and not the model's. */
+static void complete_params(struct params *p)
+{
+    if (!params_has(p, PARAM_MAX_TOKENS))
+        p->max_tokens = 256;
+    if (!params_has(p, PARAM_SEED))
+        p->seed = random_u64();
+    while (p->key == 0)
+        p->key = random_u64();
+}
+
+static enum status fill(struct request *r, const struct frame_submit *f, const void *params,
+    const void *prompt)
+{
+    enum status s = params_read(params, f->params_bytes, &r->params);
+
+    if (s != STATUS_OK)
+        return s;
+    complete_params(&r->params);
+    r->key = r->params.key;
+    r->task = (enum submit_task)f->task;
+    r->prompt = (enum prompt_kind)f->prompt;
+    r->prompt_bytes = f->prompt_bytes;
+    r->arrived_ns = spin_now_ns();
+    if (r->prompt != PROMPT_IDS) {
+        r->state = REQUEST_NEW;
+        return bytes_add(&r->data, prompt, f->prompt_bytes);
+    }
+    r->state = REQUEST_QUEUED;
+    r->n_ids = f->prompt_bytes / (uint32_t)sizeof(int32_t);
+    r->ids = malloc(f->prompt_bytes);
+    if (r->ids == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for %u token ids", r->n_ids);
+    memcpy(r->ids, prompt, f->prompt_bytes);
+    return STATUS_OK;
+}
+
+static enum status add(struct client *c, uint64_t number, const struct frame_submit *f,
+    const void *params, const void *prompt, enum quern_code *code)
+{
+    struct request *r = calloc(1, sizeof(*r));
+    enum status s;
+
+    if (r == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for another request");
+    r->number = number;
+    s = fill(r, f, params, prompt);
+    *code = code_of(s);
+    if (s == STATUS_OK && hash_map_get(&c->sv->keys, r->key) != NULL) {
+        *code = QUERN_CODE_NUMBER_IN_USE;
+        s = log_fail(STATUS_INVALID, "a request with the key %#llx is there: use another, or RESUME it",
+            (unsigned long long)r->key);
+    }
+    if (s == STATUS_OK)
+        s = request_place(c->sv, c, r, code);
+    if (s != STATUS_OK) {
+        bytes_free(&r->data);
+        free(r->ids);
+        free(r);
+        return s;
+    }
+    if (r->state == REQUEST_QUEUED)
+        request_accept(r);
+    if (r->state == REQUEST_NEW || r->state == REQUEST_QUEUED)
+        request_queue(r, false);
+    return STATUS_OK;
+}
+
+/* False: told. */
+static bool may_add(struct client *c, uint64_t number)
+{
+    struct supervisor *sv = c->sv;
+
+    if (sv->state >= SUPERVISOR_STOPPING)
+        client_error(c, number, sv->failure[0] ? sv->failure_code : QUERN_CODE_STOPPING,
+            sv->failure[0] ? sv->failure : "the server is stopping");
+    else if (hash_map_get(&c->numbers, number) != NULL)
+        client_error(c, number, QUERN_CODE_NUMBER_IN_USE, "a request with this number is running: "
+            "use another");
+    else
+        return true;
+    return false;
+}
+
+void take_submit(struct client *c, const struct frame_header *h, const void *payload)
+{
+    struct frame_submit f;
+    const char *rest;
+    size_t rest_bytes;
+    enum quern_code code;
+    enum status s;
+
+    if (!may_add(c, h->id))
+        return;
+    s = frame_fixed_known(h, payload, &f, sizeof(f), SUBMIT_LEAST, (const void **)&rest, &rest_bytes);
+    if (s == STATUS_OK)
+        s = check_submit(&f, rest_bytes);
+    code = code_of(s);
+    if (s == STATUS_OK)
+        s = add(c, h->id, &f, rest, rest + f.params_bytes, &code);
+    if (s != STATUS_OK)
+        client_error(c, h->id, code, log_last_error());
+}
+
+void take_cancel(struct client *c, uint64_t number)
+{
+    struct request *r = hash_map_get(&c->numbers, number);
+
+    if (r != NULL) /* else it has just ended */
+        request_stop(r);
+}
+
+static enum status check_resume(struct client *c, const struct frame_resume *f, struct request *r,
+    enum quern_code *code)
+{
+    *code = QUERN_CODE_UNKNOWN;
+    if (f->flags != 0)
+        return log_fail(STATUS_UNKNOWN, "flags %#x: this version of quern does not have them", f->flags);
+    *code = QUERN_CODE_NOT_FOUND;
+    if (r == NULL || r->cancelled)
+        return log_fail(STATUS_INVALID, "there is no request with the key %#llx, or no longer: submit "
+            "it again", (unsigned long long)f->key);
+    *code = QUERN_CODE_BAD_REQUEST;
+    if (f->after > r->n_produced)
+        return log_fail(STATUS_INVALID, "after %llu: the answer has %u ids so far",
+            (unsigned long long)f->after, r->n_produced);
+    *code = QUERN_CODE_QUOTA;
+    if (c->n_requests >= MOST_REQUESTS_EACH)
+        return log_fail(STATUS_NOMEM, "this connection has %u requests under way, a connection may "
+            "have no more: wait for some to end", c->n_requests);
+    return STATUS_OK;
+}
+
+/* Whoever had it hears that it goes on elsewhere. */
+static enum status take_over(struct client *c, uint64_t number, struct request *r, uint64_t after)
+{
+    struct supervisor *sv = c->sv;
+    struct client *before = r->client;
+    uint64_t old = r->number;
+    enum status s;
+
+    request_unkeep(r);
+    s = request_give(r, c, number);
+    if (s != STATUS_OK)
+        return s;
+    if (before != sv->nobody && (before != c || old != number))
+        client_error(before, old, QUERN_CODE_TAKEN_OVER, "another connection has resumed this request");
+    request_skip(r, after);
+    r->accepted = false;
+    if (r->ids != NULL || r->state == REQUEST_ENDED)
+        request_accept(r);
+    request_has_news(r);
+    return STATUS_OK;
+}
+
+void take_resume(struct client *c, const struct frame_header *h, const void *payload)
+{
+    struct frame_resume f;
+    const void *rest;
+    size_t rest_bytes;
+    enum quern_code code = QUERN_CODE_BAD_REQUEST;
+    struct request *r;
+    enum status s;
+
+    if (!may_add(c, h->id))
+        return;
+    s = frame_fixed_known(h, payload, &f, sizeof(f), RESUME_LEAST, &rest, &rest_bytes);
+    if (s == STATUS_UNKNOWN)
+        code = QUERN_CODE_UNKNOWN;
+    if (s == STATUS_OK && rest_bytes != 0)
+        s = log_fail(STATUS_INVALID, "a RESUME frame has nothing behind its fixed part");
+    if (s == STATUS_OK) {
+        r = hash_map_get(&c->sv->keys, f.key);
+        s = check_resume(c, &f, r, &code);
+    }
+    if (s == STATUS_OK)
+        s = take_over(c, h->id, r, f.after);
+    if (s != STATUS_OK)
+        client_error(c, h->id, code, log_last_error());
+}

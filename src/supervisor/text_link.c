@@ -1,0 +1,124 @@
+/* text_link.c - to the text worker and back.
+ *
+ * A prompt's bytes stay in the journal until its ids are there, so that a text
+ * worker's death costs nothing but time. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ipc/spin.h"
+#include "quern/log.h"
+#include "supervisor/supervisor.h"
+
+static enum status push_one(struct supervisor *sv, struct request *r)
+{
+    struct text_shared *g = &sv->text;
+    struct text_msg m = {
+        .generation = g->generation,
+        .kind = r->prompt == PROMPT_CHAT ? TEXT_CHAT : TEXT_ENCODE,
+        .id = r->id,
+        .bytes = (uint32_t)r->data.n,
+    };
+    void *slot;
+    enum status s = ring_reserve(&g->requests, &slot);
+
+    if (s == STATUS_OK)
+        s = ring_buffer_alloc(&g->request_bytes, r->data.n, &m.at, &m.end);
+    if (s != STATUS_OK)
+        return s;
+    memcpy(ring_buffer_at(&g->request_bytes, m.at, r->data.n), r->data.mem, r->data.n);
+    *(struct text_msg *)slot = m;
+    ring_publish(&g->requests);
+    return STATUS_OK;
+}
+
+void text_push(struct supervisor *sv)
+{
+    struct request *r;
+    bool pushed = false;
+
+    if (sv->text_child.state != CHILD_RUNNING)
+        return;
+    while ((r = turn_first(&sv->text_turns, true)) != NULL) {
+        enum status s = push_one(sv, r);
+
+        if (s == STATUS_AGAIN || s == STATUS_CLOSED)
+            break;
+        if (s == STATUS_INTERNAL) {
+            text_fail(sv, log_last_error());
+            break;
+        }
+        turn_taken(&sv->text_turns, r);
+        if (s != STATUS_OK) {
+            request_fail(r, QUERN_CODE_BAD_REQUEST, log_last_error());
+            continue;
+        }
+        if (list_empty(&sv->encoding)) {
+            sv->text_since_ns = spin_now_ns();
+            sv->watch_new = true;
+        }
+        request_move(r, REQUEST_ENCODING);
+        r->encodings++;
+        list_append(&sv->encoding, &r->queue);
+        pushed = true;
+    }
+    if (pushed)
+        doorbell_ring(&sv->text.text_bell);
+}
+
+static void take_ids(struct request *r, const struct text_msg *m, const void *payload)
+{
+    r->n_ids = m->bytes / (uint32_t)sizeof(int32_t);
+    r->ids = malloc(m->bytes + 1);
+    if (r->ids == NULL) {
+        request_fail(r, QUERN_CODE_OVERLOADED, "no memory for the prompt's token ids");
+        return;
+    }
+    memcpy(r->ids, payload, (size_t)r->n_ids * sizeof(int32_t));
+    bytes_free(&r->data);
+    request_move(r, REQUEST_QUEUED);
+    request_accept(r);
+    if (r->state == REQUEST_QUEUED)
+        request_queue(r, false);
+}
+
+static void take_one(struct request *r, const struct text_msg *m, const void *payload)
+{
+    char line[LOG_LINE_BYTES];
+
+    list_remove(&r->queue);
+    if (r->cancelled) {
+        request_finish(r, QUERN_FINISH_CANCELLED, 0);
+    } else if (m->status < 0) {
+        snprintf(line, sizeof(line), "%.*s", (int)m->bytes, (const char *)payload);
+        request_fail(r, QUERN_CODE_BAD_REQUEST, line);
+    } else {
+        take_ids(r, m, payload);
+    }
+}
+
+enum status text_take_replies(struct supervisor *sv)
+{
+    struct text_shared *g = &sv->text;
+    const void *slot;
+    enum status s;
+
+    if (g->control == NULL)
+        return STATUS_OK;
+    while ((s = ring_peek(&g->replies, &slot)) == STATUS_OK) {
+        struct text_msg m = *(const struct text_msg *)slot;
+        const void *payload = ring_buffer_at(&g->reply_bytes, m.at, m.bytes);
+        struct request *r = request_find(sv, m.id);
+
+        if (payload == NULL || m.bytes > FRAME_MAX_BYTES * sizeof(int32_t))
+            return log_fail(STATUS_INTERNAL, "the text worker's reply lies outside of its memory");
+        if (r != NULL && r->state == REQUEST_ENCODING)
+            take_one(r, &m, payload);
+        s = ring_buffer_release(&g->reply_bytes, m.end);
+        ring_release(&g->replies);
+        sv->text_since_ns = spin_now_ns();
+        if (s != STATUS_OK)
+            return s;
+    }
+    return s < 0 ? s : STATUS_OK;
+}
