@@ -46,7 +46,7 @@ static const char *write_config(const char *more)
 
 static struct weight_source *open_like(const char *like, uint64_t seed, struct model_config *cfg)
 {
-    struct weight_source *src;
+    struct weight_source *src = NULL;
 
     if (synth_config(like, cfg) != STATUS_OK || synth_open(like, seed, cfg, &src) != STATUS_OK)
         fail_msg("refused: %s", log_last_error());
