@@ -153,7 +153,7 @@ enum status text_worker_run(struct text_worker *t)
 enum status text_worker_open(struct shared *g, const char *dir, struct text_worker *out)
 {
     struct text_worker t = {.g = g};
-    enum status s = tokenizer_open(dir, &t.tokenizer);
+    enum status s = tokenizer_open_or_none(dir, &t.tokenizer);
 
     if (s == STATUS_OK)
         s = template_select(dir, &t.template);
