@@ -131,6 +131,12 @@ static enum status attach_all(struct shared *g)
     return s;
 }
 
+static void share_bells(struct shared *g)
+{
+    doorbell_share(&g->control->leader_room, &g->rank_bells[0], &g->leader_room);
+    doorbell_share(&g->control->text_room, &g->text_bell, &g->text_room);
+}
+
 static enum status open_bells(struct shared *g)
 {
     struct shared_control *c = g->control;
@@ -140,6 +146,7 @@ static enum status open_bells(struct shared *g)
         s = doorbell_open(&c->text_bell, &g->text_bell);
     for (uint32_t i = 0; s == STATUS_OK && i < c->config.tp; i++)
         s = doorbell_open(&c->rank_bells[i], &g->rank_bells[i]);
+    share_bells(g);
     return s;
 }
 
@@ -207,6 +214,7 @@ static enum status join_bells(struct shared *g, const int *fds)
         s = doorbell_attach(&c->text_bell, fds[1], &g->text_bell);
     for (uint32_t i = 0; s == STATUS_OK && i < c->config.tp; i++)
         s = doorbell_attach(&c->rank_bells[i], fds[2 + i], &g->rank_bells[i]);
+    share_bells(g);
     return s;
 }
 
@@ -268,12 +276,25 @@ void member_stage(struct shared *g, struct member *m, enum stage stage)
     doorbell_ring(&g->supervisor_bell);
 }
 
+void shared_abort(struct shared *g)
+{
+    /* release: who finds the abort word finds the reason, too */
+    atomic_store_explicit(&g->control->abort_word, 1, memory_order_release);
+    doorbell_ring(&g->leader_room);
+    doorbell_ring(&g->text_room);
+}
+
+bool shared_aborted(const struct shared *g)
+{
+    /* acquire: pairs with shared_abort() */
+    return atomic_load_explicit(&g->control->abort_word, memory_order_acquire) != 0;
+}
+
 void member_fail(struct shared *g, struct member *m, const char *line)
 {
     snprintf(m->error, sizeof(m->error), "%s", line);
     atomic_store_explicit(&m->stage, STAGE_FAILED, memory_order_release);
-    /* release: who finds the abort word finds the reason, too */
-    atomic_store_explicit(&g->control->abort_word, 1, memory_order_release);
+    shared_abort(g);
     doorbell_ring(&g->supervisor_bell);
 }
 

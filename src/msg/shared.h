@@ -19,6 +19,7 @@
 #define QUERN_MSG_SHARED_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "ipc/ring_buffer.h"
@@ -79,6 +80,7 @@ struct shared_control {
     struct member text;
     struct member ranks[MAX_RANKS];
     struct doorbell_shared supervisor_bell, text_bell, rank_bells[MAX_RANKS];
+    struct doorbell_shared leader_room, text_room;
     /* Bytes from the segment's start. Writer: the supervisor. */
     uint64_t rendezvous_at, requests_at, request_bytes_at, tokens_at;
     uint64_t text_requests_at, text_bytes_at, text_replies_at, reply_bytes_at;
@@ -125,6 +127,9 @@ struct shared {
     struct ring requests, tokens, text_requests, text_replies;
     struct ring_buffer request_bytes, text_bytes, reply_bytes;
     struct doorbell supervisor_bell, text_bell, rank_bells[MAX_RANKS];
+    /* Room bells (doorbell.h) of rank 0, for the token and the plan ring, and of the text worker,
+     * for its replies: second words on the eventfds of rank_bells[0] and text_bell. */
+    struct doorbell leader_room, text_room;
     int step_fd;       /* memfd of plan ring and symmetric heap, filled by rank 0 */
     int vocab_fd;      /* memfd of the detokenisation table, filled by the text worker */
     int death_fd;      /* children: hangs up when the supervisor is gone */
@@ -145,6 +150,10 @@ enum status shared_join(const char *fds_text, struct shared *g);
 
 /* Unmaps and closes. */
 void shared_close(struct shared *g);
+
+/* Sets the abort word and wakes who waits for room. */
+void shared_abort(struct shared *g);
+bool shared_aborted(const struct shared *g);
 
 /* A member's last word: stores the line, sets FAILED and the abort word, wakes the supervisor. */
 void member_fail(struct shared *g, struct member *m, const char *line);

@@ -109,7 +109,7 @@ void supervisor_fail(struct supervisor *sv, const char *why)
         return;
     snprintf(sv->failure, sizeof(sv->failure), "%s", why);
     sv->state = SUPERVISOR_FAILED;
-    atomic_store_explicit(&sv->shared.control->abort_word, 1, memory_order_release);
+    shared_abort(&sv->shared);
     children_kill(sv);
     requests_fail(sv, sv->failure);
     clients_tell(sv, FRAME_ERROR, sv->failure, strlen(sv->failure)); /* who only waits, too */
