@@ -12,7 +12,7 @@
 
 #include "quern/log.h"
 
-enum { BROADCAST_RING_MAGIC = 0x006e6166 }; /* "fan" */
+enum { BROADCAST_RING_MAGIC = 0x61637262 }; /* "brca" */
 
 static uint32_t stride_of(uint32_t slot_bytes)
 {

@@ -2,13 +2,14 @@
  *
  * Memory:   as ring.h: `struct broadcast_ring_shared` in a segment, initialised once,
  *           no pointers; `struct broadcast_ring` is one process's end, local memory.
- * Blocking: never, no system call; to sleep see doorbell.h (one per reader).
- *           The writer is held back by the slowest live reader.
- * Death:    the supervisor drops a reader it has reaped, and the writer goes on
- *           without it; closed by the writer, or by the supervisor after
+ * Blocking: never, no system call; to sleep see doorbell.h (one per reader,
+ *           and one for a writer that waits for room). The writer is held back
+ *           by the slowest live reader.
+ * Death:    the supervisor drops a reader it has reaped (and rings the writer's
+ *           bell, as a release does), and the writer goes on without it; closed by the writer, or by the supervisor after
  *           reaping the writer: what was published stays readable. */
-#ifndef IPC_FANOUT_H
-#define IPC_FANOUT_H
+#ifndef IPC_BROADCAST_RING_H
+#define IPC_BROADCAST_RING_H
 
 #include <stdatomic.h>
 #include <stddef.h>

@@ -41,6 +41,12 @@ enum status doorbell_attach(struct doorbell_shared *shared, int fd, struct doorb
     return STATUS_OK;
 }
 
+void doorbell_share(
+    struct doorbell_shared *shared, const struct doorbell *of, struct doorbell *out)
+{
+    *out = (struct doorbell){.shared = shared, .fd = of->fd};
+}
+
 void doorbell_close(struct doorbell *d)
 {
     if (d->shared == NULL)

@@ -1,4 +1,5 @@
-/* doorbell.h - wakes the reader of a ring, and costs nothing while it is awake.
+/* doorbell.h - wakes the reader of a ring, or a writer that waits for room, and
+ * costs nothing while it is awake.
  *
  * Memory:   the `sleeping` word lies in a segment, one per reader; the eventfd
  *           is inherited by the workers (proc_spawn) or waited on by a loop.
@@ -28,7 +29,22 @@
  * and the ringer's half: ring_publish(r); doorbell_ring(d). A ring's closing is
  * rung too, and "look again" must count it as something (ring_peek() does). A
  * reader that sleeps in an event loop has the loop wait on `fd` in the place of
- * doorbell_wait(). */
+ * doorbell_wait().
+ *
+ * A writer that finds the ring (or ring buffer, or broadcast ring) full waits in
+ * the same way on a bell of its own, the room bell:
+ *
+ *     while ((s = ring_reserve(r, &slot)) == STATUS_AGAIN) {
+ *         // what was reserved before is published, and its reader rung
+ *         s = doorbell_await(room, death_fd, has_room, r, 0);
+ *         if (s != STATUS_OK) return s;
+ *     }
+ *
+ * where has_room() reserves and counts whatever is not AGAIN as something. The
+ * reader's half: ring_release(r) as often as there is something, and before it
+ * sleeps doorbell_ring(room). That costs it a fence, and a system call only if
+ * somebody waits for room. What else ends the wait (an abort word) has to be
+ * looked at by has_room(), and whoever sets it rings. */
 #ifndef IPC_DOORBELL_H
 #define IPC_DOORBELL_H
 
@@ -56,6 +72,13 @@ enum status doorbell_open(struct doorbell_shared *shared, struct doorbell *out);
 /* The other processes' way: takes the inherited `fd` over. INVALID when it is
  * not open (it stays the caller's). */
 enum status doorbell_attach(struct doorbell_shared *shared, int fd, struct doorbell *out);
+
+/* Another word for the same sleeper and eventfd: a process that sleeps either
+ * for work or for room needs one eventfd for both. It is armed on one of them
+ * at a time, and rings of the other then cost nothing. Zero bytes at `shared`
+ * are awake. *out is not closed: the eventfd stays `of`'s, which outlives it. */
+void doorbell_share(
+    struct doorbell_shared *shared, const struct doorbell *of, struct doorbell *out);
 
 void doorbell_close(struct doorbell *d);
 

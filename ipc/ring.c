@@ -12,6 +12,8 @@
  *                               hence the reader loads closed before tail. */
 #include "ipc/ring.h"
 
+#include <stdbool.h>
+
 #include "quern/log.h"
 
 enum { RING_MAGIC = 0x676e6972 }; /* "ring" */
@@ -93,7 +95,14 @@ static enum status damaged(const struct ring *r, uint32_t tail, uint32_t head)
         tail, head, r->slots);
 }
 
-enum status ring_reserve(struct ring *r, void **slot)
+/* Is there room for one more behind `ahead` reserved ones? In 64 bits: `ahead` is the
+ * caller's, and the sum must not wrap. */
+static bool has_room(const struct ring *r, uint32_t tail, uint32_t ahead)
+{
+    return (uint64_t)(tail - r->head_seen) + ahead < r->slots; /* modulo 2^32: true across wrap */
+}
+
+enum status ring_reserve_at(struct ring *r, uint32_t ahead, void **slot)
 {
     /* relaxed: tail is ours */
     uint32_t tail = atomic_load_explicit(&r->shared->tail, memory_order_relaxed);
@@ -101,23 +110,33 @@ enum status ring_reserve(struct ring *r, void **slot)
     /* relaxed: only a hint to stop, nothing is read behind it */
     if (atomic_load_explicit(&r->shared->closed, memory_order_relaxed) != 0)
         return STATUS_CLOSED;
-    if (tail - r->head_seen >= r->slots) { /* modulo 2^32: true across wrap */
+    if (!has_room(r, tail, ahead)) {
         r->head_seen = atomic_load_explicit(&r->shared->head, memory_order_acquire); /* E2 */
-        if (tail - r->head_seen == r->slots)
-            return STATUS_AGAIN;
         if (tail - r->head_seen > r->slots)
             return damaged(r, tail, r->head_seen);
+        if (!has_room(r, tail, ahead))
+            return STATUS_AGAIN;
     }
-    *slot = slot_at(r, tail);
+    *slot = slot_at(r, tail + ahead);
     return STATUS_OK;
 }
 
-void ring_publish(struct ring *r)
+enum status ring_reserve(struct ring *r, void **slot)
+{
+    return ring_reserve_at(r, 0, slot);
+}
+
+void ring_publish_many(struct ring *r, uint32_t n)
 {
     /* relaxed: tail is ours */
     uint32_t tail = atomic_load_explicit(&r->shared->tail, memory_order_relaxed);
 
-    atomic_store_explicit(&r->shared->tail, tail + 1, memory_order_release); /* E1 */
+    atomic_store_explicit(&r->shared->tail, tail + n, memory_order_release); /* E1 */
+}
+
+void ring_publish(struct ring *r)
+{
+    ring_publish_many(r, 1);
 }
 
 /* Nothing known to be there: looks for more. */

@@ -4,7 +4,8 @@
  *           once by whoever owns that, and holds no pointers. `struct ring` is
  *           one process's end of it: plain local memory, one for the producer
  *           and one for the consumer, each used by one thread at a time.
- * Blocking: never, no system call; to sleep see doorbell.h.
+ * Blocking: never, no system call; to sleep while it is empty, or full, see
+ *           doorbell.h.
  * Death:    closed by the producer, or by the supervisor after reaping either
  *           end; what was published before stays readable. Everything carries
  *           the group's generation: an end of another generation cannot attach. */
@@ -50,6 +51,13 @@ enum status ring_attach(void *mem, size_t available, uint32_t generation, struct
 enum status ring_reserve(struct ring *r, void **slot);
 /* The reserved slot becomes readable. */
 void ring_publish(struct ring *r);
+
+/* Several messages at once: the slot `ahead` places behind the next one, as
+ * ring_reserve() (which is this with 0). AGAIN also for ahead >= slots. */
+enum status ring_reserve_at(struct ring *r, uint32_t ahead, void **slot);
+/* The next n slots, all reserved, become readable in one store: the consumer
+ * sees none of them or all. */
+void ring_publish_many(struct ring *r, uint32_t n);
 
 /* Consumer. OK, AGAIN (empty) or CLOSED (and everything read); INTERNAL when
  * the indices were damaged. *slot [slot_bytes] is lent until ring_release(). */

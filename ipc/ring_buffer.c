@@ -12,7 +12,7 @@
 
 #include "quern/log.h"
 
-enum { RING_BUFFER_MAGIC = 0x6e657261, CAPACITY_ALIGN = 2 * RING_BUFFER_ALIGN }; /* "aren" */
+enum { RING_BUFFER_MAGIC = 0x66756272, CAPACITY_ALIGN = 2 * RING_BUFFER_ALIGN }; /* "rbuf" */
 
 static uint64_t rounded(uint64_t bytes, uint64_t to)
 {

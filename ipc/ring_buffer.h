@@ -5,7 +5,7 @@
  *           `struct ring_buffer` is one process's end, local memory. One producer,
  *           one consumer, first in first out: releasing an allocation's `end`
  *           releases everything allocated before it.
- * Blocking: never, no system call.
+ * Blocking: never, no system call; to sleep while there is no room see doorbell.h.
  * Order:    the ring's publish makes the bytes visible. Reserve the ring slot
  *           first, then allocate: what is allocated and never sent stays taken
  *           until a later allocation's end is released.

@@ -18,6 +18,23 @@ AS_IF([test -n "$quern_missing"],
     [AC_MSG_ERROR([libraries are missing or too old:$quern_missing
 All at once: apt-get install$quern_missing_packages])])])
 
+# QUERN_TEST_LIBRARY(VARIABLE, MODULE, DEBIAN-PACKAGE)
+# What only the tests need: without it all else is built, and HAVE_VARIABLE is false.
+AC_DEFUN([QUERN_TEST_LIBRARY],
+[PKG_CHECK_MODULES([$1], [$2],
+    [quern_tests_summary="make check"],
+    [quern_tests_summary="none: $3 is missing"])
+AM_CONDITIONAL([HAVE_$1], [test "$quern_tests_summary" = "make check"])])
+
+# Where the loader does not look by itself, programs are told where libquern is:
+# then the compile line of the README works under any prefix, before ldconfig.
+AC_DEFUN([QUERN_RUN_PATH],
+[AS_CASE([$prefix:$libdir],
+    [*:/usr/lib|*:/usr/lib/*|*:/lib|*:/lib/*], [QUERN_RPATH=],
+    [/usr:'${exec_prefix}/lib'*], [QUERN_RPATH=],
+    [QUERN_RPATH='-Wl,-rpath,${libdir}'])
+AC_SUBST([QUERN_RPATH])])
+
 # QUERN_TRY_CFLAGS(FLAGS, IF-YES, [IF-NO])
 AC_DEFUN([QUERN_TRY_CFLAGS],
 [AC_MSG_CHECKING([whether $CC accepts $1])
@@ -51,7 +68,7 @@ AM_CONDITIONAL([X86_64], [test -n "$quern_isa_names"])])
 AC_DEFUN([QUERN_OPTION_SANITIZERS],
 [AC_ARG_ENABLE([sanitizers],
     [AS_HELP_STRING([--enable-sanitizers=LIST],
-        [build with gcc's sanitizers: address,undefined or thread])],
+        [build with the compiler's sanitizers: address,undefined or thread])],
     [], [enable_sanitizers=no])
 AS_CASE([$enable_sanitizers],
     [no], [quern_sanitizers=],

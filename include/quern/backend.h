@@ -65,6 +65,11 @@ struct backend {
     void (*write_rows)(struct device *d, void *dst, size_t dst_stride, const void *src,
         size_t src_stride, size_t bytes, size_t rows);
 
+    /* The most bytes that a rank of a group gives at once when ranks gather in a step (comm.h:
+     * all_gather, gather_rows), where `longest` vocabulary rows lie on the rank that has most: the
+     * same on every rank. The group is opened with room for them. */
+    size_t (*gather_bytes)(const struct plan_limits *limits, uint32_t longest);
+
     /* Bytes program_load() will take: activations and KV cache, in that order. */
     void (*program_bytes)(struct device *d, const struct program *p, size_t bytes[2]);
 

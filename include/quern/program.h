@@ -159,6 +159,13 @@ static inline struct comm *program_comm(const struct program *p)
     return p->groups.group[GROUP_TP];
 }
 
+/* The most rows that a buffer has in a step. */
+static inline uint32_t program_most_rows(const struct plan_limits *limits,
+    const struct buffer_spec *b)
+{
+    return b->rows == EXTENT_TOKENS ? limits->max_tokens : limits->max_outputs;
+}
+
 const char *op_name(enum op_kind kind);
 const char *place_name(enum place place);
 

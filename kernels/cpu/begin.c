@@ -63,7 +63,7 @@ static void add_draw(struct executable *x, const struct plan_row *row, uint32_t 
         .record_at = x->record_bytes,
         .mode = mode,
     };
-    x->record_bytes += mode == SAMPLE_LIST ? sizeof(struct shard_record) : sizeof(struct pick);
+    x->record_bytes += (uint32_t)record_bytes_of(mode);
 }
 
 /* Output rows: which token each is of, and what becomes of it. */

@@ -51,6 +51,27 @@ struct shard_record {
     struct candidate candidates[LIST_ROOM];
 };
 
+/* Bytes of a draw's record. */
+static inline size_t record_bytes_of(enum sample_mode mode)
+{
+    return mode == SAMPLE_LIST ? sizeof(struct shard_record) : sizeof(struct pick);
+}
+
+/* The most draws of a step, and room for a rank's records of them. */
+static inline uint32_t most_draws(const struct plan_limits *l)
+{
+    return l->max_outputs < l->max_slots ? l->max_outputs : l->max_slots;
+}
+static inline size_t records_room(const struct plan_limits *l)
+{
+    return most_draws(l) * record_bytes_of(SAMPLE_LIST);
+}
+
+/* Ids that a rank has. */
+struct shard_range {
+    uint32_t first, count;
+};
+
 /* One of BACKEND_DEPTH places. */
 struct step {
     struct executable *x;
@@ -96,9 +117,9 @@ struct executable {
 
     /* Sampling. */
     struct sample_scratch *scratch; /* [threads], [vocab] each */
-    char *records, *all_records;    /* [max draws] shard_record; [size] of that */
+    char *records, *all_records;    /* [records_room()]; [size] of that */
     float *shard, *shards, *row;    /* a whole row: [vocab] padded, [size, vocab], [vocab] */
-    uint32_t *shard_ranges;         /* [size][2] first id, ids; asked for once */
+    struct shard_range *shard_ranges; /* [size] asked for once */
     size_t *shard_sizes, *shard_offsets; /* [size] in bytes */
     bool ranges_known;
 
@@ -129,11 +150,20 @@ void plan_barriers(struct executable *x);
 /* The linear layer can read its input as it lies: nothing is rounded or quantised. */
 bool linear_reads_in_place(const struct executable *x, const struct weight *w);
 
+/* Values of a linear layer's rounded input: kernels read pairs. */
+static inline size_t input_stride(uint32_t k)
+{
+    return ((size_t)k + 1) & ~(size_t)1;
+}
+
 /* Bytes of a row of codes of k inputs. */
 static inline size_t code_stride(uint32_t k)
 {
     return ((size_t)k + 7) & ~(size_t)7;
 }
+
+/* backend.h's gather_bytes (sample_op.c). */
+size_t sample_gather_bytes(const struct plan_limits *l, uint32_t longest);
 
 /* OK, or INVALID (logged): the group's row has no function that an operation needs, or a map of
  * columns does not fit this rank's buffer. */

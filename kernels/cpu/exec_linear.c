@@ -33,7 +33,7 @@ static void round_row(const struct executable *x, const struct weight *w, const 
     uint32_t row)
 {
     const struct cpu_kernels *k = &x->device->kernels;
-    size_t width = (w->k + 1) & ~1u;
+    size_t width = input_stride(w->k);
 
     if (kernel_of(x, w)->x == DTYPE_BF16) {
         uint16_t *out = (uint16_t *)x->rounded + row * width;
@@ -55,7 +55,7 @@ static void round_row(const struct executable *x, const struct weight *w, const 
 static const float *plain_row(const struct executable *x, const struct weight *w, const float *in,
     uint32_t row)
 {
-    float *out = (float *)x->rounded + row * (size_t)w->k;
+    float *out = (float *)x->rounded + row * input_stride(w->k);
 
     if (x->program->shape.compute == COMPUTE_F32)
         return in;
@@ -111,7 +111,7 @@ static void prepare_input(struct step *s, const struct op *op, int thread, struc
             round_row(x, w, row_at(x, op->in[0], r), r);
     pool_barrier(x->device->pool, false);
     args->x = quantises(w) ? x->codes : x->rounded;
-    args->ldx = quantises(w) ? code_stride(w->k) : (w->k + 1) & ~1u;
+    args->ldx = quantises(w) ? code_stride(w->k) : input_stride(w->k);
     args->x_scales = x->scales;
     args->ld_scales = quant_act_groups(&w->quant, w->k);
 }

@@ -3,7 +3,11 @@
  * Levels are nested: a table is filled by the scalar reference and then by every
  * level up to the one asked for, each overwriting what it does faster. The CPU
  * is asked through the compiler's builtin, which counts a level only if the
- * operating system saves its registers. */
+ * operating system saves its registers; clang's has no name for F16C and
+ * AVX-512 BF16, so for those bits cpuid itself is asked. */
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,10 +44,13 @@ void cpu_rows_avx512bf16(struct cpu_kernels *t)
     linear_rows_avx512bf16(t);
 }
 
+/* F16C's registers are AVX's: that they are saved is known. */
 static bool has_avx2(void)
 {
+    unsigned a, b, c, d;
+
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c");
+        __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
 
 static bool has_avx512(void)
@@ -52,9 +59,12 @@ static bool has_avx512(void)
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+/* Its registers are AVX-512's: that they are saved is known. */
 static bool has_avx512bf16(void)
 {
-    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+    unsigned a, b, c, d;
+
+    return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1) != 0;
 }
 
 #endif

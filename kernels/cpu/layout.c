@@ -62,18 +62,13 @@ static struct widest widest_linear(const struct program *p)
 
         if (p->ops[i].kind != OP_LINEAR)
             continue;
-        most.inputs = larger(most.inputs, (w->k + 1) & ~1u);
+        most.inputs = larger(most.inputs, (uint32_t)input_stride(w->k));
         if (!is_quantised(w->format) || w->quant.activation == ACTIVATION_PLAIN)
             continue;
         most.codes = larger(most.codes, (uint32_t)code_stride(w->k));
         most.scales = larger(most.scales, quant_act_groups(&w->quant, w->k));
     }
     return most;
-}
-
-static uint32_t most_draws(const struct plan_limits *l)
-{
-    return l->max_outputs < l->max_slots ? l->max_outputs : l->max_slots;
 }
 
 static void layout_buffers(struct executable *x, struct carver *c)
@@ -83,11 +78,9 @@ static void layout_buffers(struct executable *x, struct carver *c)
     struct widest widest = widest_linear(p);
     size_t rows = larger(l->max_tokens, l->max_outputs);
 
-    for (int i = 0; i < p->n_buffers; i++) {
-        size_t own = p->buffers[i].rows == EXTENT_TOKENS ? l->max_tokens : l->max_outputs;
-
-        x->buffers[i] = carve(c, own * p->buffers[i].cols, sizeof(float));
-    }
+    for (int i = 0; i < p->n_buffers; i++)
+        x->buffers[i] = carve(c,
+            (size_t)program_most_rows(l, &p->buffers[i]) * p->buffers[i].cols, sizeof(float));
     x->rounded = carve(c, rows * widest.inputs, sizeof(float));
     x->codes = carve(c, rows * widest.codes, sizeof(*x->codes));
     x->scales = carve(c, rows * widest.scales, sizeof(*x->scales));
@@ -115,8 +108,9 @@ static void layout_state(struct executable *x, struct carver *c)
 
 static void layout_sampling(struct executable *x, struct carver *c)
 {
-    uint32_t vocab = x->program->shape.vocab, draws = most_draws(&x->program->shape.limits);
+    uint32_t vocab = x->program->shape.vocab;
     size_t ranks = is_alone(x) ? 0 : (size_t)x->comm->size;
+    size_t records = records_room(&x->program->shape.limits);
 
     x->scratch = carve(c, (size_t)x->threads, sizeof(*x->scratch));
     for (int t = 0; t < x->threads; t++) {
@@ -127,12 +121,12 @@ static void layout_sampling(struct executable *x, struct carver *c)
     }
     if (ranks == 0)
         return;
-    x->records = carve(c, draws, sizeof(struct shard_record));
-    x->all_records = carve(c, ranks * draws, sizeof(struct shard_record));
+    x->records = carve(c, records, 1);
+    x->all_records = carve(c, ranks, records);
     x->shard = carve(c, vocab, sizeof(float));
     x->shards = carve(c, ranks * vocab, sizeof(float));
     x->row = carve(c, vocab, sizeof(float));
-    x->shard_ranges = carve(c, ranks * 2, sizeof(*x->shard_ranges));
+    x->shard_ranges = carve(c, ranks, sizeof(*x->shard_ranges));
     x->shard_sizes = carve(c, ranks, sizeof(*x->shard_sizes));
     x->shard_offsets = carve(c, ranks, sizeof(*x->shard_offsets));
 }

@@ -248,6 +248,7 @@ const struct backend cpu_backend = {
     .weight_pack = pack_rows,
     .vector_write = cpu_vector_write,
     .write_rows = cpu_write_rows,
+    .gather_bytes = sample_gather_bytes,
     .program_bytes = cpu_program_bytes,
     .program_load = cpu_program_load,
     .program_unload = cpu_program_unload,

@@ -52,6 +52,18 @@ static void sample_alone(struct step *s, const struct op *op, int thread)
 
 /* Shards --------------------------------------------------------------------------------- */
 
+/* What exchange(), gather_row() and gather_logits() give, whichever is most. */
+size_t sample_gather_bytes(const struct plan_limits *l, uint32_t longest)
+{
+    const size_t most[] = {sizeof(struct shard_range), records_room(l), longest * sizeof(float),
+        (size_t)l->max_outputs * longest * sizeof(float)};
+    size_t bytes = 0;
+
+    for (size_t i = 0; i < sizeof(most) / sizeof(most[0]); i++)
+        bytes = most[i] > bytes ? most[i] : bytes;
+    return bytes;
+}
+
 static void make_record(struct executable *x, const struct op *op, const struct draw *d,
     struct sample_scratch *scratch)
 {
@@ -111,19 +123,19 @@ static void decide(struct step *s, struct draw *d)
 static enum status learn_ranges(struct executable *x)
 {
     const struct program_shape *shape = &x->program->shape;
-    const uint32_t mine[2] = {shape->vocab_first, shape->vocab_rows};
+    const struct shard_range mine = {shape->vocab_first, shape->vocab_rows};
     enum status status;
 
     if (x->ranges_known)
         return STATUS_OK;
-    status = all_gather(&x->program->groups, GROUP_TP, mine, sizeof(mine), x->shard_ranges);
+    status = all_gather(&x->program->groups, GROUP_TP, &mine, sizeof(mine), x->shard_ranges);
     for (int r = 0; status == STATUS_OK && r < x->comm->size; r++) {
-        uint32_t first = x->shard_ranges[2 * r], rows = x->shard_ranges[2 * r + 1];
+        struct shard_range of = x->shard_ranges[r];
 
-        if (first > shape->vocab || rows > shape->vocab - first)
+        if (of.first > shape->vocab || of.count > shape->vocab - of.first)
             return STATUS_INTERNAL;
-        x->shard_offsets[r] = first * sizeof(float);
-        x->shard_sizes[r] = rows * sizeof(float);
+        x->shard_offsets[r] = of.first * sizeof(float);
+        x->shard_sizes[r] = of.count * sizeof(float);
     }
     x->ranges_known = status == STATUS_OK;
     return status;

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "checkpoint/config_json.h"
@@ -18,19 +19,14 @@
 
 #define INDEX_NAME "model.safetensors.index.json"
 
-enum { INDEX_BYTES_MAX = 100000000, FILES_MAX = 4096 };
-
-struct placed {
-    const struct tensor_view *view;
-    const struct safetensors *file;
-};
+enum { INDEX_BYTES_MAX = 100000000, FILES_MAX = 4096, OTHER_DESCRIPTORS = 128 };
 
 struct checkpoint {
     char *dir;
     char **names;             /* [n_names]: the files' names, sorted, each once */
     size_t n_names;
     struct safetensors **files; /* [n_names], NULL until opened */
-    struct placed *tensors;   /* [n_tensors], sorted by name */
+    const struct tensor_view **tensors; /* [n_tensors], sorted by name */
     size_t n_tensors;
 };
 
@@ -155,6 +151,19 @@ static enum status choose_files(struct checkpoint *c, json_t **index)
     return names_from_index(c, map);
 }
 
+/* A file is held by a descriptor, and the usual soft limit of 1024 is not for checkpoints. Where the
+ * hard one is no higher, opening tells. */
+static void make_room_for_descriptors(size_t files)
+{
+    rlim_t want = files + OTHER_DESCRIPTORS;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= want)
+        return;
+    limit.rlim_cur = want < limit.rlim_max ? want : limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static enum status open_files(struct checkpoint *c)
 {
     char path[PATH_MAX];
@@ -164,6 +173,7 @@ static enum status open_files(struct checkpoint *c)
     if (c->files == NULL)
         return log_fail(STATUS_NOMEM, "%s: no memory for %zu files", c->dir, c->n_names);
     qsort(c->names, c->n_names, sizeof(*c->names), by_string);
+    make_room_for_descriptors(c->n_names);
     for (size_t i = 0; s == STATUS_OK && i < c->n_names; i++) {
         s = path_join(path, sizeof(path), c->dir, c->names[i]);
         if (s == STATUS_OK)
@@ -176,7 +186,8 @@ static enum status open_files(struct checkpoint *c)
 
 static int by_tensor_name(const void *a, const void *b)
 {
-    return strcmp(((const struct placed *)a)->view->name, ((const struct placed *)b)->view->name);
+    return strcmp((*(const struct tensor_view *const *)a)->name,
+                  (*(const struct tensor_view *const *)b)->name);
 }
 
 static enum status merge_tensors(struct checkpoint *c)
@@ -188,24 +199,27 @@ static enum status merge_tensors(struct checkpoint *c)
         return log_fail(STATUS_NOMEM, "%s: no memory for %zu tensors", c->dir, c->n_tensors);
     for (size_t f = 0; f < c->n_names; f++)
         for (size_t i = 0; i < safetensors_count(c->files[f]); i++)
-            c->tensors[n++] = (struct placed){ safetensors_at(c->files[f], i), c->files[f] };
+            c->tensors[n++] = safetensors_at(c->files[f], i);
     qsort(c->tensors, n, sizeof(*c->tensors), by_tensor_name);
     for (size_t i = 1; i < n; i++)
         if (by_tensor_name(&c->tensors[i - 1], &c->tensors[i]) == 0)
             return log_fail(STATUS_INVALID, "%s: tensor %s is in both %s and %s", c->dir,
-                            c->tensors[i].view->name, safetensors_name(c->tensors[i - 1].file),
-                            safetensors_name(c->tensors[i].file));
+                            c->tensors[i]->name, safetensors_name(c->tensors[i - 1]->in),
+                            safetensors_name(c->tensors[i]->in));
     return STATUS_OK;
 }
 
-static int name_against_placed(const void *name, const void *placed)
+static int name_against_view(const void *name, const void *view)
 {
-    return strcmp(name, ((const struct placed *)placed)->view->name);
+    return strcmp(name, (*(const struct tensor_view *const *)view)->name);
 }
 
-static const struct placed *find(const struct checkpoint *c, const char *name)
+const struct tensor_view *checkpoint_find(const struct checkpoint *c, const char *name)
 {
-    return bsearch(name, c->tensors, c->n_tensors, sizeof(*c->tensors), name_against_placed);
+    const struct tensor_view **found = bsearch(name, c->tensors, c->n_tensors,
+                                               sizeof(*c->tensors), name_against_view);
+
+    return found != NULL ? *found : NULL;
 }
 
 static enum status check_index(const struct checkpoint *c, const json_t *map)
@@ -214,17 +228,17 @@ static enum status check_index(const struct checkpoint *c, const json_t *map)
     json_t *value;
 
     json_object_foreach((json_t *)map, tensor, value) {
-        const struct placed *p = find(c, tensor);
+        const struct tensor_view *view = checkpoint_find(c, tensor);
         const char *file = json_string_value(value);
 
-        if (p == NULL || strcmp(safetensors_name(p->file), file) != 0)
+        if (view == NULL || strcmp(safetensors_name(view->in), file) != 0)
             return log_fail(STATUS_INVALID, "%s: tensor %s is mapped to %s, which does not have "
                             "it", INDEX_NAME, tensor, file);
     }
     for (size_t i = 0; i < c->n_tensors; i++)
-        if (json_object_get(map, c->tensors[i].view->name) == NULL)
+        if (json_object_get(map, c->tensors[i]->name) == NULL)
             return log_fail(STATUS_INVALID, "%s: tensor %s of %s is not mapped", INDEX_NAME,
-                            c->tensors[i].view->name, safetensors_name(c->tensors[i].file));
+                            c->tensors[i]->name, safetensors_name(c->tensors[i]->in));
     return STATUS_OK;
 }
 
@@ -268,13 +282,6 @@ void checkpoint_close(struct checkpoint *c)
     free(c);
 }
 
-const struct tensor_view *checkpoint_find(const struct checkpoint *c, const char *name)
-{
-    const struct placed *p = find(c, name);
-
-    return p != NULL ? p->view : NULL;
-}
-
 size_t checkpoint_count(const struct checkpoint *c)
 {
     return c->n_tensors;
@@ -282,22 +289,7 @@ size_t checkpoint_count(const struct checkpoint *c)
 
 const struct tensor_view *checkpoint_at(const struct checkpoint *c, size_t i)
 {
-    return c->tensors[i].view;
-}
-
-const char *checkpoint_file(const struct checkpoint *c, const struct tensor_view *view)
-{
-    const struct placed *p = find(c, view->name);
-
-    return p != NULL ? safetensors_name(p->file) : c->dir;
-}
-
-const void *checkpoint_map(const struct checkpoint *c, const struct tensor_view *view,
-                           size_t *bytes)
-{
-    const struct placed *p = find(c, view->name);
-
-    return p != NULL ? safetensors_map(p->file, bytes) : NULL;
+    return c->tensors[i];
 }
 
 const char *checkpoint_dir(const struct checkpoint *c)

@@ -3,9 +3,9 @@
  * Purpose:  finds the files (model.safetensors; else model.safetensors.index.json and what it
  *           names; else every *.safetensors, without consolidated.safetensors if there are
  *           others), checks each, and checks that they agree with the index.
- * Owns:     a struct checkpoint owns its files' mappings and every view it lends; read-only
+ * Owns:     a struct checkpoint owns its open files and every view it lends; read-only
  *           after opening, so any number of threads may look up.
- * Blocking: opening reads headers; views page in as they are read.
+ * Blocking: opening reads headers; tensor_read() reads tensors.
  * Death:    see safetensors.h. */
 #ifndef QUERN_CHECKPOINT_CHECKPOINT_H
 #define QUERN_CHECKPOINT_CHECKPOINT_H
@@ -28,13 +28,6 @@ const struct tensor_view *checkpoint_find(const struct checkpoint *c, const char
 /* All views of all files, sorted by name. */
 size_t checkpoint_count(const struct checkpoint *c);
 const struct tensor_view *checkpoint_at(const struct checkpoint *c, size_t i);
-
-/* The name of the file that a view of this checkpoint lies in. */
-const char *checkpoint_file(const struct checkpoint *c, const struct tensor_view *view);
-
-/* The mapping of that file, *bytes long: safetensors_map(); NULL for a view of another one. */
-const void *checkpoint_map(const struct checkpoint *c, const struct tensor_view *view,
-                           size_t *bytes);
 
 /* The directory, as given. */
 const char *checkpoint_dir(const struct checkpoint *c);

@@ -4,12 +4,13 @@
  * writes its defaults first and then reads: Hugging Face treats the two alike. */
 #include "checkpoint/config_json.h"
 
-#include <errno.h>
+#include <ctype.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "quern/log.h"
 
 const char *path_base(const char *path)
@@ -28,50 +29,17 @@ enum status path_join(char *out, size_t out_bytes, const char *dir, const char *
     return STATUS_OK;
 }
 
-/* Reads at most max_bytes + 1 bytes, so that a longer file is noticed without its size: the
- * path may be a pipe. */
-static enum status read_whole(const char *path, size_t max_bytes, char **text, size_t *bytes)
+/* Not how an object begins: what is it then? */
+static enum status check_beginning(const char *path, const char *text, size_t bytes)
 {
-    FILE *file = fopen(path, "re");
-    size_t used = 0, room = 1 << 16;
-    char *buffer = NULL;
-    enum status s = STATUS_NOMEM;
+    size_t at = 0;
 
-    if (file == NULL)
-        return log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
-    for (;;) {
-        char *larger = realloc(buffer, room);
-
-        if (larger == NULL) {
-            log_fail(s, "%s: no memory to read it", path);
-            goto err_free;
-        }
-        buffer = larger;
-        used += fread(buffer + used, 1, room - used, file);
-        if (used < room)
-            break;
-        room *= 2;
-        if (used > max_bytes)
-            break;
-    }
-    if (ferror(file)) {
-        s = log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
-        goto err_free;
-    }
-    if (used > max_bytes) {
-        s = log_fail(STATUS_INVALID, "%s: larger than %zu bytes: not a file of a checkpoint",
-                     path, max_bytes);
-        goto err_free;
-    }
-    fclose(file);
-    *text = buffer;
-    *bytes = used;
-    return STATUS_OK;
-
-err_free:
-    free(buffer);
-    fclose(file);
-    return s;
+    while (at < bytes && isspace((unsigned char)text[at]))
+        at++;
+    if (at < bytes && text[at] == '{')
+        return STATUS_OK;
+    return file_recognise(path, "JSON", true, text,
+                          bytes < FILE_HEAD_BYTES ? bytes : FILE_HEAD_BYTES);
 }
 
 enum status json_read_file(const char *path, size_t max_bytes, json_t **object)
@@ -80,10 +48,15 @@ enum status json_read_file(const char *path, size_t max_bytes, json_t **object)
     size_t bytes = 0;
     json_error_t error;
     json_t *root;
-    enum status s = read_whole(path, max_bytes, &text, &bytes);
+    enum status s = file_read_whole(path, false, max_bytes, &text, &bytes);
 
     if (s != STATUS_OK)
         return s;
+    s = check_beginning(path, text, bytes);
+    if (s != STATUS_OK) {
+        free(text);
+        return s;
+    }
     root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
     free(text);
     if (root == NULL)

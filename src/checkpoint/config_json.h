@@ -21,7 +21,7 @@ const char *path_base(const char *path);
 enum status path_join(char *out, size_t out_bytes, const char *dir, const char *name);
 
 /* Parses a file of at most `max_bytes` whose top level is an object; duplicate keys are refused.
- * IO: cannot be read. INVALID: too large, not JSON, not an object. NOMEM. */
+ * IO: cannot be read. INVALID: not a file, too large, not JSON, not an object. NOMEM. */
 enum status json_read_file(const char *path, size_t max_bytes, json_t **object);
 
 /* Reads `key` of `object` into *out. Absent or null: *out is left as it is, and OK.

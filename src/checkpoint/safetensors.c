@@ -1,27 +1,25 @@
 /* safetensors.c - opening and looking up; the header's rules are in safetensors_header.c.
  *
- * The file is mapped whole and private: pages come in as slices are read, shared with every other
- * rank through the page cache, and nothing is read twice. Views are sorted by name once, so a
- * look-up is a binary search and the header's JSON does not outlive safetensors_open(). */
+ * The file stays open and slices are read from the page cache, which all ranks share: not mapped,
+ * so that nothing of it counts as a rank's memory and a file that shrinks is an error, not a
+ * signal. Views are sorted by name once, so a look-up is a binary search and the header's JSON
+ * does not outlive safetensors_open(). */
 #include "checkpoint/safetensors.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "checkpoint/config_json.h"
 #include "checkpoint/safetensors_header.h"
 #include "quern/log.h"
 
 struct safetensors {
-    char *name;
-    void *map;
-    size_t map_bytes;
+    char *path;
+    int fd;
     struct safetensors_table table;
 };
 
@@ -97,59 +95,63 @@ const char *tensor_shape_text(const struct tensor_view *v, char *out, size_t out
     return out;
 }
 
-static enum status map_file(const char *path, struct safetensors *st)
+/* Where the first bytes are no header: what are they? OK: not known either. */
+static enum status check_beginning(const struct safetensors *st, uint64_t bytes)
 {
-    struct stat info;
-    enum status s = STATUS_INVALID;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for a writer */
+    char head[FILE_HEAD_BYTES];
+    size_t n = bytes < sizeof(head) ? (size_t)bytes : sizeof(head);
+    enum status s = file_read_at(st->fd, st->path, 0, n, head);
 
-    if (fd < 0)
-        return log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
-    if (fstat(fd, &info) != 0) {
-        s = log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
-        goto err_close;
-    }
-    if (!S_ISREG(info.st_mode)) {
-        log_fail(s, "%s: not a regular file", st->name);
-        goto err_close;
-    }
-    if (info.st_size < 8) {
-        log_fail(s, "%s: %lld bytes are too few for a safetensors file: it begins with 8 bytes "
-                 "of header length", st->name, (long long)info.st_size);
-        goto err_close;
-    }
-    st->map_bytes = (size_t)info.st_size;
-    st->map = mmap(NULL, st->map_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (st->map == MAP_FAILED) {
-        st->map = NULL;
-        s = log_fail(STATUS_IO, "%s: cannot map %zu bytes: %s", st->name, st->map_bytes,
-                     strerror(errno));
-        goto err_close;
-    }
-    s = STATUS_OK;
+    if (s != STATUS_OK || safetensors_begins(head, n))
+        return s;
+    return file_recognise(st->path, "a safetensors file", false, head, n);
+}
 
-err_close:
-    close(fd);
+static enum status read_header(struct safetensors *st, uint64_t bytes)
+{
+    const char *name = path_base(st->path);
+    unsigned char head[SAFETENSORS_BEGIN_BYTES] = { 0 };
+    size_t n = bytes < sizeof(head) ? (size_t)bytes : sizeof(head), header = 0;
+    char *text;
+    enum status s = check_beginning(st, bytes);
+
+    if (s == STATUS_OK)
+        s = file_read_at(st->fd, st->path, 0, n, head);
+    if (s == STATUS_OK)
+        s = safetensors_header_bytes(name, head, bytes, &header);
+    if (s != STATUS_OK)
+        return s;
+    text = malloc(header);
+    if (text == NULL)
+        return log_fail(STATUS_NOMEM, "%s: no memory for a header of %zu bytes", name, header);
+    s = file_read_at(st->fd, st->path, 0, header, text);
+    if (s == STATUS_OK)
+        s = safetensors_parse(name, text, header, bytes, &st->table);
+    free(text);
     return s;
 }
 
 enum status safetensors_open(const char *path, struct safetensors **out)
 {
     struct safetensors *st = calloc(1, sizeof(*st));
+    uint64_t bytes = 0;
     enum status s = STATUS_NOMEM;
 
     if (st == NULL)
         return log_fail(s, "%s: no memory", path_base(path));
-    st->name = strdup(path_base(path));
-    if (st->name == NULL) {
+    st->fd = -1;
+    st->path = strdup(path);
+    if (st->path == NULL) {
         log_fail(s, "%s: no memory", path_base(path));
         goto err_close;
     }
-    s = map_file(path, st);
+    s = file_open(path, false, &st->fd, &bytes);
     if (s == STATUS_OK)
-        s = safetensors_parse(st->name, st->map, st->map_bytes, &st->table);
+        s = read_header(st, bytes);
     if (s != STATUS_OK)
         goto err_close;
+    for (size_t i = 0; i < st->table.count; i++)
+        st->table.views[i].in = st;
     *out = st;
     return STATUS_OK;
 
@@ -163,9 +165,9 @@ void safetensors_close(struct safetensors *st)
     if (st == NULL)
         return;
     safetensors_table_free(&st->table);
-    if (st->map != NULL)
-        munmap(st->map, st->map_bytes);
-    free(st->name);
+    if (st->fd >= 0)
+        close(st->fd);
+    free(st->path);
     free(st);
 }
 
@@ -192,13 +194,17 @@ const struct tensor_view *safetensors_at(const struct safetensors *st, size_t i)
     return &st->table.views[i];
 }
 
-const void *safetensors_map(const struct safetensors *st, size_t *bytes)
+enum status tensor_read(const struct tensor_view *v, uint64_t first, size_t n, void *dst)
 {
-    *bytes = st->map_bytes;
-    return st->map;
+    return file_read_at(v->in->fd, v->in->path, v->at + first, n, dst);
+}
+
+void tensor_read_ahead(const struct tensor_view *v, uint64_t first, size_t n)
+{
+    (void)posix_fadvise(v->in->fd, (off_t)(v->at + first), (off_t)n, POSIX_FADV_WILLNEED);
 }
 
 const char *safetensors_name(const struct safetensors *st)
 {
-    return st->name;
+    return path_base(st->path);
 }

@@ -1,12 +1,12 @@
-/* safetensors.h - one .safetensors file, mapped read-only and checked before use.
+/* safetensors.h - one .safetensors file, checked before use, its tensors read when asked for.
  *
  * Purpose:  every rule of the format (FACTS 3) is checked at open, each with a message of its own
- *           that begins with the file's name; afterwards a view is a pointer into the mapping.
- * Owns:     struct safetensors owns the mapping and all views and names; they end with
- *           safetensors_close(). Read-only afterwards: any number of threads may look up.
- * Blocking: page faults only. The tensors are not read here.
- * Death:    a file that another process cuts short while it is mapped ends this process with
- *           SIGBUS: replace checkpoints by rename, as every writer of them does. */
+ *           that begins with the file's name; afterwards a view says where in the file its bytes
+ *           are, and tensor_read() gets them.
+ * Owns:     struct safetensors owns a descriptor, all views and names; they end with
+ *           safetensors_close(). Read-only afterwards: any number of threads may look up and read.
+ * Blocking: the disk. Opening reads the header alone.
+ * Death:    a file that another process cuts short is an error of tensor_read() that names it. */
 #ifndef QUERN_CHECKPOINT_SAFETENSORS_H
 #define QUERN_CHECKPOINT_SAFETENSORS_H
 
@@ -25,16 +25,17 @@ enum file_dtype {
 
 enum { TENSOR_DIMS_MAX = 8 };
 
+struct safetensors;
+
 struct tensor_view {
     const char *name;
     enum file_dtype dtype;
     int ndim;                        /* 0: a scalar */
     uint64_t shape[TENSOR_DIMS_MAX]; /* row-major */
-    const void *data;                /* little-endian; any alignment: copy what you read */
+    const struct safetensors *in;    /* NULL where nothing is stored */
+    uint64_t at;                     /* the first byte in the file; little-endian elements */
     size_t bytes;
 };
-
-struct safetensors;
 
 /* "BF16", ...; never NULL. */
 const char *file_dtype_name(enum file_dtype t);
@@ -51,7 +52,7 @@ enum status file_dtype_float(enum file_dtype t, enum dtype *out);
 /* "[3,4]" into out, cut if it does not fit; returns out. */
 const char *tensor_shape_text(const struct tensor_view *v, char *out, size_t out_bytes);
 
-/* IO: cannot be opened or mapped. INVALID: a rule of the format is broken. NOMEM. */
+/* IO: cannot be opened or read. INVALID: not a file, or a rule of the format is broken. NOMEM. */
 enum status safetensors_open(const char *path, struct safetensors **out);
 void safetensors_close(struct safetensors *st);
 
@@ -62,8 +63,11 @@ const struct tensor_view *safetensors_find(const struct safetensors *st, const c
 size_t safetensors_count(const struct safetensors *st);
 const struct tensor_view *safetensors_at(const struct safetensors *st, size_t i);
 
-/* The whole file as it is mapped: the pages that hold its views, and *bytes of them. */
-const void *safetensors_map(const struct safetensors *st, size_t *bytes);
+/* Bytes [first, first + n) of a stored tensor into dst. IO: the file cannot be read any more. */
+enum status tensor_read(const struct tensor_view *v, uint64_t first, size_t n, void *dst);
+
+/* Asks the system to have these bytes ready; a hint. */
+void tensor_read_ahead(const struct tensor_view *v, uint64_t first, size_t n);
 
 /* The file's name without its folder. */
 const char *safetensors_name(const struct safetensors *st);

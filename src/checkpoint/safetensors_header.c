@@ -23,25 +23,40 @@ struct placed_view {
     uint64_t begin, end;
 };
 
-static enum status header_length(const char *file, const unsigned char *bytes, size_t n,
-                                 size_t *length)
+static uint64_t header_length(const unsigned char *head)
 {
-    uint64_t header = 0;
+    uint64_t length = 0;
 
-    if (n < 8)
-        return log_fail(STATUS_INVALID, "%s: %zu bytes are too few for a safetensors file: it "
-                        "begins with 8 bytes of header length", file, n);
     for (int i = 7; i >= 0; i--)
-        header = header << 8 | bytes[i];
-    if (header > HEADER_BYTES_MAX)
+        length = length << 8 | head[i];
+    return length;
+}
+
+bool safetensors_begins(const void *head, size_t n)
+{
+    return n > 8 && header_length(head) <= HEADER_BYTES_MAX && ((const char *)head)[8] == '{';
+}
+
+enum status safetensors_header_bytes(const char *file, const unsigned char *head,
+                                     uint64_t file_bytes, size_t *bytes)
+{
+    uint64_t length;
+
+    if (file_bytes < 8)
+        return log_fail(STATUS_INVALID, "%s: %llu bytes are too few for a safetensors file: it "
+                        "begins with 8 bytes of header length", file,
+                        (unsigned long long)file_bytes);
+    length = header_length(head);
+    if (length > HEADER_BYTES_MAX)
         return log_fail(STATUS_INVALID, "%s: header length %llu is larger than the format's "
-                        "limit of %d", file, (unsigned long long)header, HEADER_BYTES_MAX);
-    if (header > n - 8)
+                        "limit of %d", file, (unsigned long long)length, HEADER_BYTES_MAX);
+    if (length > file_bytes - 8)
         return log_fail(STATUS_INVALID, "%s: header length %llu is larger than the file "
-                        "(%zu bytes)", file, (unsigned long long)header, n);
-    if (header == 0 || bytes[8] != '{')
+                        "(%llu bytes): copy or download it again", file,
+                        (unsigned long long)length, (unsigned long long)file_bytes);
+    if (length == 0 || head[8] != '{')
         return log_fail(STATUS_INVALID, "%s: the header does not begin with '{'", file);
-    *length = (size_t)header;
+    *bytes = 8 + (size_t)length;
     return STATUS_OK;
 }
 
@@ -273,7 +288,7 @@ static int by_name(const void *a, const void *b)
 }
 
 static enum status check_layout(const char *file, struct placed_view *placed, size_t count,
-                                size_t data_bytes)
+                                uint64_t data_bytes)
 {
     uint64_t previous_end = 0;
 
@@ -288,8 +303,8 @@ static enum status check_layout(const char *file, struct placed_view *placed, si
     }
     if (previous_end > data_bytes)
         return log_fail(STATUS_INVALID, "%s: the file is cut short: its tensors take %llu bytes, "
-                        "%zu are there: copy or download it again", file,
-                        (unsigned long long)previous_end, data_bytes);
+                        "%llu are there: copy or download it again", file,
+                        (unsigned long long)previous_end, (unsigned long long)data_bytes);
     if (previous_end < data_bytes)
         return log_fail(STATUS_INVALID, "%s: %llu bytes follow the last tensor", file,
                         (unsigned long long)(data_bytes - previous_end));
@@ -297,11 +312,11 @@ static enum status check_layout(const char *file, struct placed_view *placed, si
 }
 
 static void fill_table(struct safetensors_table *table, const struct placed_view *placed,
-                       const char *data)
+                       uint64_t data_at)
 {
     for (size_t i = 0; i < table->count; i++) {
         table->views[i] = placed[i].view;
-        table->views[i].data = data + placed[i].begin;
+        table->views[i].at = data_at + placed[i].begin;
         table->views[i].bytes = (size_t)(placed[i].end - placed[i].begin);
     }
     if (table->count > 0)
@@ -319,18 +334,14 @@ static size_t names_bytes(json_t *root)
     return bytes;
 }
 
-enum status safetensors_parse(const char *file, const void *bytes, size_t n,
-                              struct safetensors_table *out)
+enum status safetensors_parse(const char *file, const char *text, size_t bytes,
+                              uint64_t file_bytes, struct safetensors_table *out)
 {
-    const char *text = (const char *)bytes + 8;
-    size_t length = 0;
     json_t *root = NULL;
     struct placed_view *placed;
     struct safetensors_table table = { 0 };
-    enum status s = header_length(file, bytes, n, &length);
+    enum status s = parse_json(file, text + 8, bytes - 8, &root);
 
-    if (s == STATUS_OK)
-        s = parse_json(file, text, length, &root);
     if (s != STATUS_OK)
         return s;
     placed = calloc(json_object_size(root) + 1, sizeof(*placed));
@@ -342,9 +353,9 @@ enum status safetensors_parse(const char *file, const void *bytes, size_t n,
     if (s == STATUS_OK)
         s = read_tensors(file, root, placed, table.names, &table.count);
     if (s == STATUS_OK)
-        s = check_layout(file, placed, table.count, n - 8 - length);
+        s = check_layout(file, placed, table.count, file_bytes - bytes);
     if (s == STATUS_OK) {
-        fill_table(&table, placed, text + length);
+        fill_table(&table, placed, bytes);
         *out = table;
     } else {
         safetensors_table_free(&table);

@@ -4,10 +4,9 @@
  *           touches only its own part and neither knows nor asks what is behind it.
  * Owns:     the caller owns the source (source_close()); nothing it returns outlives it.
  *           Read-only after opening: any number of threads may check and read at once.
- * Blocking: source_read() of a checkpoint waits for the disk through page faults. source_head()
- *           reads two whole tensors when a tied checkpoint has a redundant lm_head, and keeps
- *           neither.
- * Death:    see safetensors.h. */
+ * Blocking: source_read() of a checkpoint waits for the disk. source_head() reads two whole
+ *           tensors when a tied checkpoint has a redundant lm_head, and keeps neither.
+ * Death:    a file that is cut short meanwhile is an error, STATUS_IO, of whatever reads. */
 #ifndef QUERN_CHECKPOINT_SOURCE_H
 #define QUERN_CHECKPOINT_SOURCE_H
 
@@ -21,25 +20,26 @@
 
 /* What a backend of this table knows of a tensor. */
 struct source_tensor {
-    struct tensor_view view; /* data is NULL where nothing is stored */
+    struct tensor_view view;
     const char *file;        /* for messages */
 };
 
 struct weight_source;
 
+/* `rows` runs of `n` elements each, the first at element `first`, each `stride` behind the last. */
+struct source_runs {
+    uint64_t first, n, stride, rows;
+};
+
+/* Beside DTYPE_F32 and DTYPE_BF16: elements as they are stored, of a type of whole bytes. */
+#define SOURCE_AS_STORED DTYPE_COUNT
+
 struct source_ops {
     bool (*find)(const struct weight_source *src, const char *name, struct source_tensor *out);
-    /* Elements [first, first + n) of the tensor as F32 or BF16 into dst; in range, of a type that
-     * file_dtype_float() takes. */
-    void (*read)(const struct weight_source *src, const struct source_tensor *t, uint64_t first,
-                 uint64_t n, enum dtype as, void *dst);
-    /* The same as they are stored; of a type of whole bytes. */
-    void (*copy)(const struct weight_source *src, const struct source_tensor *t, uint64_t first,
-                 uint64_t n, void *dst);
-    /* Elements [first, first + n) will not be read again soon: gives back what memory they hold
-     * in this process. NULL where they hold none. */
-    void (*forget)(const struct weight_source *src, const struct source_tensor *t, uint64_t first,
-                   uint64_t n);
+    /* The runs one behind the other into dst, as F32 or BF16 (of a type that file_dtype_float()
+     * takes) or SOURCE_AS_STORED; they are within the tensor. IO, logged: they cannot be read. */
+    enum status (*read)(const struct weight_source *src, const struct source_tensor *t,
+                        const struct source_runs *runs, enum dtype as, void *dst);
     void (*close)(struct weight_source *src);
 };
 
@@ -79,8 +79,7 @@ enum status source_check(const struct weight_source *src, const char *name, uint
 /* Reads rows [row, row + n_rows) x columns [col, col + n_cols) into dst [n_rows, n_cols], dense,
  * as DTYPE_F32 or DTYPE_BF16 (rounded to nearest even). Of a one-dimensional tensor, elements
  * [row, row + n_rows): col and n_cols are then 0; a scalar is one of one element.
- * Touches only those bytes of the file, and few of its pages stay in this process's memory.
- * INVALID: no such tensor, or of a type that source_check() refuses. INTERNAL: out of range. */
+ * INVALID: no such tensor, or of a type that source_check() refuses. IO. INTERNAL: out of range. */
 enum status source_read(const struct weight_source *src, const char *name, uint64_t row,
                         uint64_t n_rows, uint64_t col, uint64_t n_cols, enum dtype as, void *dst);
 
@@ -99,11 +98,18 @@ enum status source_read_raw(const struct weight_source *src, const char *name, u
 /* The one element of a float tensor of any number of dimensions. INVALID: there are more. */
 enum status source_read_scalar(const struct weight_source *src, const char *name, float *out);
 
+/* Whether two tensors that were found have one type, shape and content. IO. */
+enum status source_same(const struct weight_source *src, const struct source_tensor *a,
+                        const struct source_tensor *b, bool *same);
+
 /* Resolves tied weights as Hugging Face does. With tie_word_embeddings: no lm_head, or one equal
  * to the embedding: TIED; one that differs: UNTIED, with a warning; only lm_head: ONLY. Else
- * UNTIED. Whether the tensors exist is left to source_check(). Never fails today. */
+ * UNTIED. Whether the tensors exist is left to source_check(). IO: they cannot be compared. */
 enum status source_head(const struct weight_source *src, const struct model_config *cfg,
                         enum head_kind *out);
+
+/* What source_open() opens for a directory (source_checkpoint.c). */
+enum status source_checkpoint_open(const char *dir, struct weight_source **out);
 
 /* For implementations: src [n] of type F32, BF16 or F16 at any address, to dst [n] of F32 or
  * BF16, aligned; they do not overlap. */

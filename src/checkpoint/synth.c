@@ -367,31 +367,35 @@ static bool synth_find(const struct weight_source *src, const char *name,
     return true;
 }
 
-static void synth_read(const struct weight_source *src, const struct source_tensor *t,
-                       uint64_t first, uint64_t n, enum dtype as, void *dst)
+static void make_run(const struct synth_source *synth, const struct tensor_view *view,
+                     uint64_t first, uint64_t n, enum dtype as, char *dst)
 {
-    const struct synth_source *synth = synth_of(src);
     float values[8 * BLOCK]; /* large enough for any stored type */
 
-    if (t->view.dtype == file_dtype_of(as)) {
-        synth_fill(synth->seed, &t->view, first, n, dst);
+    if (as == SOURCE_AS_STORED || view->dtype == file_dtype_of(as)) {
+        synth_fill(synth->seed, view, first, n, dst);
         return;
     }
     while (n > 0) {
         uint64_t most = 8 * BLOCK - first % BLOCK, take = most < n ? most : n;
 
-        synth_fill(synth->seed, &t->view, first, take, values);
+        synth_fill(synth->seed, view, first, take, values);
         source_convert(synth->cfg.dtype, values, take, as, dst);
-        dst = (char *)dst + take * dtype_bytes(as);
+        dst += take * dtype_bytes(as);
         first += take;
         n -= take;
     }
 }
 
-static void synth_copy(const struct weight_source *src, const struct source_tensor *t,
-                       uint64_t first, uint64_t n, void *dst)
+static enum status synth_read(const struct weight_source *src, const struct source_tensor *t,
+                              const struct source_runs *runs, enum dtype as, void *dst)
 {
-    synth_fill(synth_of(src)->seed, &t->view, first, n, dst);
+    size_t size = as == SOURCE_AS_STORED ? file_dtype_bits(t->view.dtype) / 8 : dtype_bytes(as);
+
+    for (uint64_t i = 0; i < runs->rows; i++)
+        make_run(synth_of(src), &t->view, runs->first + i * runs->stride, runs->n, as,
+                 (char *)dst + i * runs->n * size);
+    return STATUS_OK;
 }
 
 static void synth_close(struct weight_source *src)
@@ -402,7 +406,6 @@ static void synth_close(struct weight_source *src)
 static const struct source_ops synth_ops = {
     .find = synth_find,
     .read = synth_read,
-    .copy = synth_copy,
     .close = synth_close,
 };
 

@@ -12,15 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "client/client.h"
 
 enum { MAX_ARGS = 48, NUMBER = 24, END_MS = 5000 };
 
+/* A folder of that name may be entered, which is X_OK for it too. */
 static bool runs(const char *path)
 {
-    return access(path, X_OK) == 0;
+    struct stat info;
+
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode) && access(path, X_OK) == 0;
 }
 
 /* "DIR of this library" + tail; installed and moved, or in a build tree. */

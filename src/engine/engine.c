@@ -250,22 +250,27 @@ static bool wants_decode(const struct sequence *s)
     return !s->ended && !s->paused && s->planned == s->n_prompt && s->expected < s->max_tokens;
 }
 
+/* For another row of one token and one output at least. */
+static bool has_room(const struct engine *e, const struct plan *plan)
+{
+    return plan->n_tokens < e->limits.max_tokens && plan->n_outputs < e->limits.max_outputs;
+}
+
 static void plan_running(struct engine *e, struct plan *plan)
 {
     /* An id that is still to come can be named, but only its own step may be ahead of it:
      * `expected` counts it, so a sequence has at most one row in a step. */
     for (struct sequence *s = e->running.head; s != NULL; s = s->next)
-        if (wants_decode(s) && plan->n_tokens < e->limits.max_tokens)
+        if (wants_decode(s) && has_room(e, plan))
             plan_decode(e, plan, s);
     for (struct sequence *s = e->running.head; s != NULL; s = s->next)
-        if (!s->ended && s->planned < s->n_prompt && plan->n_tokens < e->limits.max_tokens)
+        if (!s->ended && s->planned < s->n_prompt && has_room(e, plan))
             plan_prefill(e, plan, s);
 }
 
 static void plan_waiting(struct engine *e, struct plan *plan)
 {
-    while (e->waiting.head != NULL && e->n_free_slots > 0 &&
-           plan->n_tokens < e->limits.max_tokens) {
+    while (e->waiting.head != NULL && e->n_free_slots > 0 && has_room(e, plan)) {
         struct sequence *s = e->waiting.head;
 
         if (blocks_take(&e->blocks, s->n_blocks, s->blocks) != STATUS_OK)

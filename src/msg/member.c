@@ -15,8 +15,10 @@ void member_fail(const struct member_seat *seat, const char *line)
 {
     snprintf(seat->member->error, sizeof(seat->member->error), "%s", line);
     atomic_store_explicit(&seat->member->stage, STAGE_FAILED, memory_order_release);
-    /* release: who finds the abort word finds the reason, too */
-    atomic_store_explicit(seat->abort_word, 1, memory_order_release);
+    if (seat->abort_word != NULL) /* release: who finds it finds the reason, too */
+        atomic_store_explicit(seat->abort_word, 1, memory_order_release);
+    if (seat->room_bell != NULL)
+        doorbell_ring(seat->room_bell);
     doorbell_ring(seat->supervisor_bell);
 }
 

@@ -24,7 +24,8 @@ struct member {
 /* A member's ends of what it tells by. */
 struct member_seat {
     struct member *member;
-    _Atomic uint32_t *abort_word; /* 0 -> 1 by whoever fails, or the supervisor */
+    _Atomic uint32_t *abort_word; /* 0 -> 1 by whoever fails, or the supervisor; NULL: none */
+    struct doorbell *room_bell;   /* of who may wait for room meanwhile; NULL: none */
     struct doorbell *supervisor_bell;
 };
 

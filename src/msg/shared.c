@@ -98,6 +98,11 @@ static enum status attach_all(struct shared *g, const struct layout *l)
     return s;
 }
 
+static void share_room(struct shared *g)
+{
+    doorbell_share(&g->control->leader_room, &g->rank_bells[0], &g->leader_room);
+}
+
 static enum status open_bells(struct shared *g, int bell_fd)
 {
     struct shared_control *c = g->control;
@@ -113,6 +118,7 @@ static enum status open_bells(struct shared *g, int bell_fd)
     }
     for (uint32_t i = 0; s == STATUS_OK && i < g->config.tp; i++)
         s = doorbell_open(&c->rank_bells[i], &g->rank_bells[i]);
+    share_room(g);
     return s;
 }
 
@@ -165,6 +171,7 @@ static enum status join_bells(struct shared *g, const int *fds)
 
     for (uint32_t i = 0; s == STATUS_OK && i < g->config.tp; i++)
         s = doorbell_attach(&c->rank_bells[i], fds[1 + i], &g->rank_bells[i]);
+    share_room(g);
     return s;
 }
 
@@ -223,8 +230,22 @@ void shared_close(struct shared *g)
     nothing(g);
 }
 
+void shared_abort(struct shared *g)
+{
+    /* release: who finds the abort word finds the reason, too */
+    atomic_store_explicit(&g->control->abort_word, 1, memory_order_release);
+    doorbell_ring(&g->leader_room);
+}
+
+bool shared_aborted(const struct shared *g)
+{
+    /* acquire: pairs with shared_abort() */
+    return atomic_load_explicit(&g->control->abort_word, memory_order_acquire) != 0;
+}
+
 struct member_seat shared_seat(struct shared *g, int rank)
 {
     return (struct member_seat){.member = &g->control->ranks[rank],
-        .abort_word = &g->control->abort_word, .supervisor_bell = &g->supervisor_bell};
+        .abort_word = &g->control->abort_word, .supervisor_bell = &g->supervisor_bell,
+        .room_bell = &g->leader_room};
 }

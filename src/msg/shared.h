@@ -20,6 +20,7 @@
 #define QUERN_MSG_SHARED_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "ipc/doorbell.h"
@@ -52,7 +53,7 @@ struct shared_control {
     struct model_facts facts;
     _Alignas(64) _Atomic uint32_t abort_word; /* supervisor, or a member that fails; 0 -> 1 */
     struct member ranks[MAX_RANKS];
-    struct doorbell_shared supervisor_bell, rank_bells[MAX_RANKS];
+    struct doorbell_shared supervisor_bell, rank_bells[MAX_RANKS], leader_room;
 };
 
 /* Supervisor to rank 0. */
@@ -103,6 +104,8 @@ struct shared {
     struct ring requests, tokens;
     struct ring_buffer request_bytes;
     struct doorbell supervisor_bell, rank_bells[MAX_RANKS];
+    struct doorbell leader_room; /* rank 0 waits for room in the token or the plan ring: a second
+                                  * word on the eventfd of rank_bells[0] (doorbell.h) */
     int step_fd;       /* memfd of plan ring and symmetric heap, filled by rank 0 */
     int config_fd;
     int death_fd;      /* children: hangs up when the supervisor is gone */
@@ -122,6 +125,10 @@ enum status shared_join(const char *fds_text, struct shared *g);
 
 /* Unmaps and closes. */
 void shared_close(struct shared *g);
+
+/* Sets the abort word and wakes who waits for room. */
+void shared_abort(struct shared *g);
+bool shared_aborted(const struct shared *g);
 
 /* Rank `rank`'s seat. */
 struct member_seat shared_seat(struct shared *g, int rank);

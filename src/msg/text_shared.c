@@ -76,7 +76,10 @@ static enum status open_bells(struct text_shared *g, int bell_fd)
     if (fd < 0)
         return log_fail(STATUS_IO, "no descriptor for a doorbell: %s", strerror(errno));
     s = doorbell_attach(&g->control->supervisor_bell, fd, &g->supervisor_bell);
-    return s == STATUS_OK ? doorbell_open(&g->control->text_bell, &g->text_bell) : s;
+    if (s == STATUS_OK)
+        s = doorbell_open(&g->control->text_bell, &g->text_bell);
+    doorbell_share(&g->control->text_room, &g->text_bell, &g->text_room);
+    return s;
 }
 
 static enum status create_all(struct text_shared *g, int bell_fd)
@@ -134,7 +137,10 @@ static enum status join_all(struct text_shared *g, const int fds[TEXT_FDS])
     s = attach_all(g, &l);
     if (s == STATUS_OK)
         s = doorbell_attach(&g->control->supervisor_bell, fds[4], &g->supervisor_bell);
-    return s == STATUS_OK ? doorbell_attach(&g->control->text_bell, fds[5], &g->text_bell) : s;
+    if (s == STATUS_OK)
+        s = doorbell_attach(&g->control->text_bell, fds[5], &g->text_bell);
+    doorbell_share(&g->control->text_room, &g->text_bell, &g->text_room);
+    return s;
 }
 
 enum status text_shared_join(const char *fds_text, struct text_shared *g)
@@ -176,5 +182,5 @@ void text_shared_close(struct text_shared *g)
 struct member_seat text_shared_seat(struct text_shared *g)
 {
     return (struct member_seat){.member = &g->control->member,
-        .abort_word = &g->control->abort_word, .supervisor_bell = &g->supervisor_bell};
+        .supervisor_bell = &g->supervisor_bell};
 }

@@ -28,9 +28,8 @@ struct text_msg {
 
 struct text_control {
     uint32_t magic, generation; /* writer: the supervisor, before the child */
-    _Alignas(64) _Atomic uint32_t abort_word;
     struct member member;
-    struct doorbell_shared supervisor_bell, text_bell;
+    struct doorbell_shared supervisor_bell, text_bell, text_room;
 };
 
 struct text_shared {
@@ -41,6 +40,7 @@ struct text_shared {
     struct ring requests, replies;
     struct ring_buffer request_bytes, reply_bytes;
     struct doorbell supervisor_bell, text_bell;
+    struct doorbell text_room; /* the text worker waits for room for a reply: as leader_room */
     int vocab_fd; /* memfd of the detokenisation table, filled by the text worker */
     int config_fd;
     int death_fd, death_keep_fd; /* as in struct shared */

@@ -14,27 +14,35 @@
 #include "ipc/spin.h"
 #include "quern/log.h"
 
-static size_t page_up(size_t bytes)
+/* All that a channel has on a heap. */
+static enum status take(struct channel *ch, struct symheap *heap, int threads)
 {
-    return (bytes + SYMHEAP_PAGE - 1) & ~(size_t)(SYMHEAP_PAGE - 1);
+    enum status s = symheap_alloc(heap, ch->bytes[0], SYMHEAP_PAGE, &ch->data[0]);
+
+    if (s == STATUS_OK)
+        s = symheap_alloc(heap, ch->bytes[1], SYMHEAP_PAGE, &ch->data[1]);
+    if (s == STATUS_OK)
+        s = symheap_alloc(heap, (size_t)threads * sizeof(struct shm_flag), SYMHEAP_PAGE,
+            &ch->flags);
+    return s;
 }
 
+/* Counted on a heap without end; the next channel begins on a page. */
 size_t channel_heap_bytes(int threads, size_t bytes0, size_t bytes1)
 {
-    return page_up(bytes0) + page_up(bytes1) + page_up((size_t)threads * sizeof(struct shm_flag));
+    struct symheap counted = {.region_bytes = SIZE_MAX};
+    struct channel c = {.bytes = {bytes0, bytes1}};
+
+    (void)take(&c, &counted, threads);
+    return (counted.used + SYMHEAP_PAGE - 1) & ~(size_t)(SYMHEAP_PAGE - 1);
 }
 
 enum status channel_open(struct channel *ch, const struct channel_peers *peers, size_t bytes0,
     size_t bytes1)
 {
-    size_t flag_bytes = (size_t)peers->threads * sizeof(struct shm_flag);
     struct channel c = {.peers = peers, .bytes = {bytes0, bytes1}};
-    enum status s = symheap_alloc(peers->heap, bytes0, SYMHEAP_PAGE, &c.data[0]);
+    enum status s = take(&c, peers->heap, peers->threads);
 
-    if (s == STATUS_OK)
-        s = symheap_alloc(peers->heap, bytes1, SYMHEAP_PAGE, &c.data[1]);
-    if (s == STATUS_OK)
-        s = symheap_alloc(peers->heap, flag_bytes, SYMHEAP_PAGE, &c.flags);
     if (s != STATUS_OK)
         return s;
     c.epoch = aligned_alloc(CHANNEL_LINE, (size_t)peers->threads * CHANNEL_LINE);

@@ -55,6 +55,18 @@ static inline struct span span_of_rows(size_t rows, size_t cols, int place, int 
     return (struct span){.first = own.first * cols, .count = own.count * cols};
 }
 
+/* The most floats that are one rank's own of n or fewer: a range of elements (span_part()), or rows
+ * of which there are at least as many as ranks (span_of_rows()). Ranges grow with n; the largest
+ * share of rows is where there is one more than ranks: two of size + 1. */
+static inline size_t own_most(size_t n, int size)
+{
+    size_t ranks = (size_t)size, lines = (n + COLL_LINE_FLOATS - 1) / COLL_LINE_FLOATS;
+    size_t range = (lines + ranks - 1) / ranks * COLL_LINE_FLOATS;
+    size_t rows = 2 * n / (ranks + 1);
+
+    return range > rows ? range : rows;
+}
+
 /* A copy in plain moves. memcpy() of some kilobytes is one string instruction where libc thinks it
  * fast, and on some cores that is ten times slower when destination and source lie a few bytes
  * apart modulo a page, as buffers of different allocations like to. */

@@ -56,6 +56,15 @@ static const struct comm_row row = {
     .broadcast = single_broadcast,
 };
 
+/* What ranks tell each other when they agree on a choice is never much, and broadcasts go in
+ * pieces of this. */
+static size_t single_bytes(const struct coll_shm_options *o)
+{
+    const size_t least = SYMHEAP_PAGE;
+
+    return o->gather_bytes > least ? o->gather_bytes : least;
+}
+
 static size_t max_bytes(const struct coll_shm_options *o, enum coll_op op)
 {
     switch (op) {
@@ -66,7 +75,7 @@ static size_t max_bytes(const struct coll_shm_options *o, enum coll_op op)
     case COLL_FUSED_NORM: return o->add_norm != NULL ? o->reduce_floats * sizeof(float) : 0;
     case COLL_ALL_GATHER_COLS: return o->row_floats > 0 ? SIZE_MAX : 0; /* in pieces */
     case COLL_ALL_GATHER:
-    case COLL_GATHER_ROWS: return o->gather_bytes;
+    case COLL_GATHER_ROWS: return single_bytes(o);
     case COLL_BROADCAST: return SIZE_MAX; /* in pieces */
     case COLL_OPS: break;
     }
@@ -81,7 +90,7 @@ static void buffers(const struct coll_shm_options *o, size_t every[2], size_t si
     size_t floats = slices > o->reduce_floats ? slices : o->reduce_floats;
 
     every[0] = every[1] = floats * sizeof(float);
-    single[0] = single[1] = o->gather_bytes;
+    single[0] = single[1] = single_bytes(o);
 }
 
 const struct coll_algorithm coll_oneshot = {

@@ -42,7 +42,8 @@ struct coll_shm_options {
     const int *ranks;     /* [size] the world rank of each place, copied; NULL: places are ranks */
     int threads;          /* of each rank: the same on all */
     size_t reduce_floats; /* the largest x of an every-thread operation */
-    size_t gather_bytes;  /* the largest rank's part in all_gather and gather_rows */
+    size_t gather_bytes;  /* the largest rank's part in all_gather and gather_rows, but for what
+                           * the group tells itself */
     size_t row_floats;    /* the longest row of one rank in all_gather_cols; 0: it is not called */
     size_t norm_cols;     /* columns of fused_all_reduce_norm, to be measured with; 0: any */
     uint64_t deadline_ns; /* how long a call may wait for its peers */

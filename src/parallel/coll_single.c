@@ -15,9 +15,9 @@ static enum status share(struct coll_shm *c, enum coll_op op, const void *mine, 
     struct channel *ch = &c->single;
     uint32_t epoch = channel_next(ch, 0);
 
-    if (bytes > c->o.gather_bytes)
+    if (bytes > ch->bytes[0])
         return log_fail(STATUS_INTERNAL, "%s of %zu bytes, room for %zu", coll_op_name(op), bytes,
-            c->o.gather_bytes);
+            ch->bytes[0]);
     *which = epoch & 1;
     if (bytes > 0)
         copy_bytes(channel_at(ch, c->o.rank, *which), mine, bytes);
@@ -62,7 +62,7 @@ enum status single_broadcast(struct comm *comm, int root, void *data, size_t byt
         int which;
         enum status s;
 
-        n = bytes - done < c->o.gather_bytes ? bytes - done : c->o.gather_bytes;
+        n = bytes - done < c->single.bytes[0] ? bytes - done : c->single.bytes[0];
         s = share(c, COLL_BROADCAST, (char *)data + done, sends ? n : 0, &which);
         if (s != STATUS_OK)
             return s;

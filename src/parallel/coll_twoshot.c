@@ -101,13 +101,10 @@ static size_t max_bytes(const struct coll_shm_options *o, enum coll_op op)
     }
 }
 
-/* Sums of a rank's own rows may be twice the even share: one row more, where rows >= ranks. */
 static void buffers(const struct coll_shm_options *o, size_t every[2], size_t single[2])
 {
-    size_t share = o->reduce_floats / (size_t)o->size + 1;
-
     every[0] = o->reduce_floats * sizeof(float);
-    every[1] = (2 * share + COLL_LINE_FLOATS) * sizeof(float);
+    every[1] = own_most(o->reduce_floats, o->size) * sizeof(float);
     single[0] = single[1] = 0;
 }
 

@@ -29,27 +29,29 @@ static bool same_activation(const struct quant_form *a, const struct quant_form 
 }
 
 /* Do two modules give every input the same group? */
-static bool same_index(const struct weight_loader *l, const struct quant_layout *layout,
-    const char *a, const char *b)
+static enum status same_index(const struct weight_loader *l, const struct quant_layout *layout,
+    const char *a, const char *b, bool *same)
 {
     struct source_tensor x, y;
     char name[QUANT_NAME_BYTES];
 
-    return source_find(l->source, tensor_name(name, a, layout->index), &x) &&
-           source_find(l->source, tensor_name(name, b, layout->index), &y) &&
-           x.view.bytes == y.view.bytes && x.view.data != NULL && y.view.data != NULL &&
-           memcmp(x.view.data, y.view.data, x.view.bytes) == 0;
+    *same = false;
+    if (!source_find(l->source, tensor_name(name, a, layout->index), &x) ||
+        !source_find(l->source, tensor_name(name, b, layout->index), &y))
+        return STATUS_OK;
+    return source_same(l->source, &x, &y, same);
 }
 
-static bool same_form(const struct weight_loader *l, const struct weight_slice *slice,
-    const struct quant_form *forms, int i)
+static enum status same_form(const struct weight_loader *l, const struct weight_slice *slice,
+    const struct quant_form *forms, int i, bool *same)
 {
     const struct quant_form *a = &forms[0], *b = &forms[i];
 
-    return a->format == b->format && a->group == b->group && a->index == b->index &&
-           same_activation(a, b) &&
-           (!a->index ||
-               same_index(l, layout_of(a), slice->parts[0].module, slice->parts[i].module));
+    *same = a->format == b->format && a->group == b->group && a->index == b->index &&
+            same_activation(a, b);
+    if (!*same || !a->index)
+        return STATUS_OK;
+    return same_index(l, layout_of(a), slice->parts[0].module, slice->parts[i].module, same);
 }
 
 static enum status form_parts(const struct weight_loader *l, const struct weight_slice *slice,
@@ -88,8 +90,10 @@ enum status stored_mergeable(const struct weight_loader *l, const struct weight_
             return STATUS_OK;
     s = form_parts(l, slice, forms);
     *merges = s == STATUS_OK;
-    for (int i = 1; *merges && i < slice->n_parts; i++)
-        *merges = same_form(l, slice, forms, i);
+    for (int i = 1; *merges && i < slice->n_parts; i++) {
+        s = same_form(l, slice, forms, i, merges);
+        *merges = *merges && s == STATUS_OK;
+    }
     return s;
 }
 
@@ -156,7 +160,12 @@ static enum status plan_stored(const struct weight_loader *l, const struct weigh
     plan_activation(&forms[0], slice, &w->quant);
     *zero = false;
     for (int i = 0; i < slice->n_parts; i++) {
-        if (!same_form(l, slice, forms, i))
+        bool same;
+
+        s = same_form(l, slice, forms, i, &same);
+        if (s != STATUS_OK)
+            return s;
+        if (!same)
             return log_fail(STATUS_INVALID, "%s and %s are not quantised alike: they cannot be one "
                 "product", slice->parts[0].module, slice->parts[i].module);
         *zero = *zero || forms[i].zero;

@@ -239,6 +239,7 @@ static void take_done(struct request *r, const struct token_msg *m)
 enum status ranks_take_tokens(struct supervisor *sv)
 {
     const void *slot;
+    bool took = false;
     enum status s;
 
     if (sv->shared.control == NULL)
@@ -248,6 +249,7 @@ enum status ranks_take_tokens(struct supervisor *sv)
         struct request *r = request_find(sv, m.id);
 
         ring_release(&sv->shared.tokens);
+        took = true;
         if (r == NULL || r->state != REQUEST_RUNNING)
             continue;
         if (m.kind == TOKEN_ID)
@@ -257,5 +259,7 @@ enum status ranks_take_tokens(struct supervisor *sv)
         else
             take_error(r, &m);
     }
+    if (took)
+        doorbell_ring(&sv->shared.leader_room);
     return s < 0 ? s : STATUS_OK;
 }

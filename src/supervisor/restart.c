@@ -115,7 +115,7 @@ enum status ranks_start(struct supervisor *sv)
 
 static void kill_ranks(struct supervisor *sv)
 {
-    atomic_store_explicit(&sv->shared.control->abort_word, 1, memory_order_release);
+    shared_abort(&sv->shared);
     for (uint32_t i = 0; i < sv->config.tp; i++)
         child_kill(&sv->ranks[i]);
 }

@@ -51,12 +51,6 @@ static void start_timer(struct supervisor *sv, uint64_t ns)
     loop_timer(sv->loop, &sv->timer, (int64_t)(spin_now_ns() + ns));
 }
 
-static void set_abort_word(struct supervisor *sv)
-{
-    if (sv->shared.control != NULL)
-        atomic_store_explicit(&sv->shared.control->abort_word, 1, memory_order_release);
-}
-
 void supervisor_fail(struct supervisor *sv, enum quern_code code, const char *why)
 {
     if (sv->state >= SUPERVISOR_STOPPING)
@@ -64,7 +58,8 @@ void supervisor_fail(struct supervisor *sv, enum quern_code code, const char *wh
     snprintf(sv->failure, sizeof(sv->failure), "%s", why);
     sv->failure_code = code;
     sv->state = SUPERVISOR_FAILED;
-    set_abort_word(sv);
+    if (sv->shared.control != NULL)
+        shared_abort(&sv->shared);
     kill_children(sv);
     requests_fail_all(sv, code, sv->failure);
     clients_tell_error(sv, code, sv->failure); /* who only waits, too */

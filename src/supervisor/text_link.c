@@ -101,6 +101,7 @@ enum status text_take_replies(struct supervisor *sv)
 {
     struct text_shared *g = &sv->text;
     const void *slot;
+    bool took = false;
     enum status s;
 
     if (g->control == NULL)
@@ -119,6 +120,9 @@ enum status text_take_replies(struct supervisor *sv)
         sv->text_since_ns = spin_now_ns();
         if (s != STATUS_OK)
             return s;
+        took = true;
     }
+    if (took)
+        doorbell_ring(&g->text_room);
     return s < 0 ? s : STATUS_OK;
 }

@@ -124,21 +124,21 @@ enum status template_select(const char *dir, struct chat_template **out)
 {
     struct text_file f;
     struct json_document d;
-    enum status s = text_file_map(dir, "chat_template.jinja", true, &f);
+    enum status s = text_file_read(dir, "chat_template.jinja", TEXT_FILE_TEMPLATE, true, &f);
 
     if (s == STATUS_OK) {
         s = template_recognise("chat_template.jinja", f.bytes, f.count, out);
-        text_file_unmap(&f);
+        text_file_free(&f);
         return s;
     }
     if (s == STATUS_CLOSED)
-        s = text_file_map(dir, "tokenizer_config.json", true, &f);
+        s = text_file_read(dir, "tokenizer_config.json", TEXT_FILE_JSON, true, &f);
     if (s == STATUS_CLOSED)
         return choose(HYBRID, out);
     if (s != STATUS_OK)
         return s;
     s = json_document_parse("tokenizer_config.json", f.bytes, f.count, &d);
-    text_file_unmap(&f);
+    text_file_free(&f);
     if (s != STATUS_OK)
         return s;
     s = select_from_config(d.root, out);

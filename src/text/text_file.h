@@ -1,9 +1,10 @@
-/* text_file.h - a whole file, mapped read-only.
+/* text_file.h - a whole file of a tokenizer or template, in memory of its own.
  *
- * The mapping is private to the caller from text_file_map() to
- * text_file_unmap(). An empty file maps to bytes = "" and count 0. May block on
- * the disk. A file that shrinks while it is mapped ends the process (SIGBUS),
- * as for every mapped checkpoint file. */
+ * Read, never mapped (file.h): no other process can end this one by cutting the
+ * file short. What lies in a file's place by mistake, a pipe or a Git LFS
+ * pointer, is refused by what it is; so is a file that is larger than any of its
+ * kind. The caller frees what it got with text_file_free(). Blocks on the disk
+ * only. */
 #ifndef QUERN_TEXT_FILE_H
 #define QUERN_TEXT_FILE_H
 
@@ -12,14 +13,28 @@
 
 #include "quern/status.h"
 
+enum text_file_kind {
+    TEXT_FILE_VOCABULARY, /* JSON; the largest known tokenizer.json has 33 MB */
+    TEXT_FILE_JSON,       /* any other: at most TEXT_FILE_SMALL_BYTES */
+    TEXT_FILE_MERGES,     /* merges.txt: lines of text */
+    TEXT_FILE_TEMPLATE,   /* chat_template.jinja */
+};
+
+enum {
+    TEXT_FILE_MOST_BYTES = 128 << 20, /* vocabulary and merges */
+    TEXT_FILE_SMALL_BYTES = 16 << 20,
+};
+
 struct text_file {
-    const char *bytes;
+    char *bytes; /* [count], and a zero behind */
     size_t count;
 };
 
-/* STATUS_IO (logged, with the path) if it cannot be read; a file that does not
- * exist is STATUS_CLOSED, not logged, when `optional`. */
-enum status text_file_map(const char *dir, const char *name, bool optional, struct text_file *out);
-void text_file_unmap(struct text_file *f);
+/* Reads dir/name. Errors as file_read_whole() and file_recognise() have them,
+ * logged with the path; a file that does not exist is STATUS_CLOSED, not logged,
+ * when `optional`. */
+enum status text_file_read(const char *dir, const char *name, enum text_file_kind kind,
+    bool optional, struct text_file *out);
+void text_file_free(struct text_file *f);
 
 #endif

@@ -6,7 +6,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "quern/log.h"
 #include "text/json_value.h"
@@ -25,25 +24,40 @@ static bool has_request(void *context)
     return ring_peek(&t->g->requests, &slot) != STATUS_AGAIN;
 }
 
+/* A reply's place: a slot, and bytes for what it carries. */
+struct place {
+    struct text_shared *g;
+    size_t bytes;
+    void *slot;
+    struct text_msg *m;
+    enum status status;
+};
+
+static bool has_room(void *context)
+{
+    struct place *p = context;
+
+    p->status = ring_reserve(&p->g->replies, &p->slot);
+    if (p->status == STATUS_OK)
+        p->status = ring_buffer_alloc(&p->g->reply_bytes, p->bytes, &p->m->at, &p->m->end);
+    return p->status != STATUS_AGAIN;
+}
+
 /* The supervisor reads replies at every turn, so a full ring empties soon. */
 static enum status reserve_reply(struct text_worker *t, size_t bytes, void **slot,
     struct text_msg *m)
 {
-    const struct timespec nap = {.tv_nsec = 50000};
     struct text_shared *g = t->g;
-    enum status s;
+    struct place p = {.g = g, .bytes = bytes, .m = m};
+    enum status s = STATUS_OK;
 
-    for (;;) {
-        s = ring_reserve(&g->replies, slot);
+    if (!has_room(&p)) {
+        s = doorbell_ring(&g->supervisor_bell);
         if (s == STATUS_OK)
-            s = ring_buffer_alloc(&g->reply_bytes, bytes, &m->at, &m->end);
-        if (s != STATUS_AGAIN)
-            return s;
-        /* acquire: pairs with the failing member's release */
-        if (atomic_load_explicit(&g->control->abort_word, memory_order_acquire) != 0)
-            return STATUS_DEAD;
-        nanosleep(&nap, NULL);
+            s = doorbell_await(&g->text_room, g->death_fd, has_room, &p, 0);
     }
+    *slot = p.slot;
+    return s == STATUS_OK ? p.status : s;
 }
 
 static enum status reply(struct text_worker *t, const struct text_msg *request, enum status status,
@@ -154,7 +168,7 @@ enum status text_worker_run(struct text_worker *t)
 enum status text_worker_open(struct text_shared *g, const char *dir, struct text_worker *out)
 {
     struct text_worker t = {.g = g};
-    enum status s = tokenizer_open(dir, &t.tokenizer);
+    enum status s = tokenizer_open_or_none(dir, &t.tokenizer);
 
     if (s == STATUS_OK)
         s = template_select(dir, &t.template);

@@ -15,8 +15,9 @@ struct text_worker {
     struct chat_template *template;
 };
 
-/* Reads `dir`, which has tokenizer.json and perhaps tokenizer_config.json and is not needed any
- * more afterwards, and publishes the table. After OK, text_worker_close(). */
+/* Reads the tokenizer files of `dir`, which is not needed any more afterwards, and publishes the
+ * table: an empty one if there are none, and then only ids can be served. After OK,
+ * text_worker_close(). */
 enum status text_worker_open(struct text_shared *g, const char *dir, struct text_worker *out);
 void text_worker_close(struct text_worker *t);
 

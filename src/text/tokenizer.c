@@ -57,28 +57,39 @@ static enum status build_table(struct tokenizer *t)
     return vocab_table_attach(t->table_mem, t->table_bytes, &t->table);
 }
 
-static enum status load_files(struct tokenizer *t, const char *dir)
+static enum status load_config(struct tokenizer *t, const char *dir)
 {
     struct text_file f;
-    enum status s = text_file_map(dir, "tokenizer.json", false, &f);
+    enum status s = text_file_read(dir, "tokenizer_config.json", TEXT_FILE_JSON, true, &f);
 
     if (s != STATUS_OK)
-        return s;
-    s = tokenizer_load(t, f.bytes, f.count);
-    text_file_unmap(&f);
-    if (s != STATUS_OK)
-        return s;
-    s = text_file_map(dir, "tokenizer_config.json", true, &f);
-    if (s == STATUS_CLOSED)
-        return STATUS_OK;
-    if (s != STATUS_OK)
-        return s;
+        return s == STATUS_CLOSED ? STATUS_OK : s;
     s = tokenizer_load_config(t, f.bytes, f.count);
-    text_file_unmap(&f);
+    text_file_free(&f);
     return s;
 }
 
-enum status tokenizer_open(const char *dir, struct tokenizer **out)
+static enum status load_files(struct tokenizer *t, const char *dir)
+{
+    struct text_file f;
+    enum status s = text_file_read(dir, "tokenizer.json", TEXT_FILE_VOCABULARY, true, &f);
+
+    t->none = s == STATUS_CLOSED;
+    if (t->none)
+        return STATUS_OK;
+    if (s != STATUS_OK)
+        return s;
+    s = tokenizer_load(t, f.bytes, f.count);
+    text_file_free(&f);
+    return s == STATUS_OK ? load_config(t, dir) : s;
+}
+
+static enum status fail_none(const char *dir)
+{
+    return log_fail(STATUS_IO, "%s: no tokenizer: it has no tokenizer.json", dir);
+}
+
+static enum status open_any(const char *dir, bool may_be_none, struct tokenizer **out)
 {
     struct tokenizer *t = calloc(1, sizeof(*t));
     enum status s;
@@ -86,6 +97,8 @@ enum status tokenizer_open(const char *dir, struct tokenizer **out)
     if (t == NULL)
         return log_fail(STATUS_NOMEM, "out of memory for a tokenizer");
     s = load_files(t, dir);
+    if (s == STATUS_OK && t->none && !may_be_none)
+        s = fail_none(dir);
     if (s == STATUS_OK)
         s = build_table(t);
     if (s == STATUS_OK)
@@ -96,6 +109,16 @@ enum status tokenizer_open(const char *dir, struct tokenizer **out)
     }
     *out = t;
     return STATUS_OK;
+}
+
+enum status tokenizer_open(const char *dir, struct tokenizer **out)
+{
+    return open_any(dir, false, out);
+}
+
+enum status tokenizer_open_or_none(const char *dir, struct tokenizer **out)
+{
+    return open_any(dir, true, out);
 }
 
 void tokenizer_close(struct tokenizer *t)
@@ -159,6 +182,9 @@ enum status tokenizer_encode(struct tokenizer *t, const char *text, size_t bytes
     size_t valid = utf8_valid_prefix(text, bytes);
     enum status s;
 
+    if (t->none)
+        return log_fail(STATUS_INVALID, "this model has no tokenizer files: give it token ids "
+            "(--ids and --print-ids), or put its tokenizer.json beside its config.json");
     if (valid != bytes)
         return log_fail(STATUS_INVALID, "the text is not UTF-8: byte %zu is 0x%02x", valid,
             (unsigned char)text[valid]);
@@ -187,8 +213,8 @@ enum status tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size
 
         if (!vocab_table_get(&t->table, ids[i], &raw, &raw_bytes, &special)) {
             text_buffer_free(&out);
-            return log_fail(STATUS_INVALID, "token id %d is out of range (0 to %u)", ids[i],
-                t->table.count - 1);
+            return log_fail(STATUS_INVALID, "token id %d is out of range: there are %u", ids[i],
+                t->table.count);
         }
         if ((special && skip_special) || !text_buffer_reserve(&out, stream_decode_room(raw_bytes)))
             continue;

@@ -5,6 +5,9 @@
  * that asks for anything else is refused when it is opened, and the error names
  * the part. Nothing is ever added to a text (no BOS, no EOS).
  *
+ * A directory without tokenizer files has the tokenizer of no tokens, where the
+ * caller allows one: ids need no text.
+ *
  * Ownership: tokenizer_open() makes it, tokenizer_close() frees it; results are
  * malloc'ed and the caller's. Encoding uses caches inside: one thread at a time
  * per tokenizer. Blocking: only tokenizer_open(), on the disk. */
@@ -24,6 +27,11 @@ struct tokenizer;
  * STATUS_INVALID, logged. */
 enum status tokenizer_open(const char *dir, struct tokenizer **out);
 void tokenizer_close(struct tokenizer *t);
+
+/* The same, but where `dir` has no tokenizer file at all, *out is the tokenizer
+ * of no tokens: its vocabulary is empty, and encoding is STATUS_INVALID, logged,
+ * with what to do. */
+enum status tokenizer_open_or_none(const char *dir, struct tokenizer **out);
 
 /* The ids of text[0, bytes), which may hold zero bytes: *ids is malloc'ed (not
  * NULL even for none), *count is how many. With parse_special false, added

@@ -14,6 +14,7 @@
 #include "text/vocab_table.h"
 
 struct tokenizer {
+    bool none; /* there was no file: nothing can be encoded */
     struct vocab vocab;
     struct added_tokens added;
     struct bpe bpe;

@@ -2,6 +2,9 @@
  *
  * Asked where the runtime asks too (hwloc, cpu_kernels_select(), memory_available(),
  * locate_model()), so that the doctor sees what a worker will see. */
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <glob.h>
 #include <hwloc.h>
 #include <limits.h>
@@ -63,10 +66,27 @@ static void list_levels(char *text, size_t bytes)
 }
 
 #if defined(__x86_64__)
+static bool has_level(enum cpu_isa level)
+{
+    enum cpu_isa levels[ISA_LEVELS];
+    int n = cpu_isa_levels(levels);
+
+    while (n > 0 && levels[n - 1] != level)
+        n--;
+    return n > 0;
+}
+
+/* clang's builtin has no name for it. */
+static bool cpu_has_amx(void)
+{
+    unsigned a, b, c, d;
+
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 24 & 1) != 0;
+}
+
 static void check_wide_units(struct report *r)
 {
-    bool avx512 = __builtin_cpu_supports("avx512f"), bf16 = __builtin_cpu_supports("avx512bf16");
-    bool amx = __builtin_cpu_supports("amx-tile");
+    bool avx512 = has_level(ISA_AVX512), bf16 = has_level(ISA_AVX512BF16), amx = cpu_has_amx();
 
     report_add(r, VERDICT_OK, "wide units", "AVX-512: %s; AVX-512 BF16: %s; AMX: %s",
         avx512 ? "yes" : "no", bf16 ? "yes" : "no",

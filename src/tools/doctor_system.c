@@ -200,5 +200,5 @@ void doctor_check_limits(struct report *r)
     check_limit(r, RLIMIT_FSIZE, "file size", (rlim_t)1 << 34, 1024, " KiB",
         "ulimit -f unlimited: it bounds shared memory too");
     check_limit(r, RLIMIT_AS, "address space", (rlim_t)1 << 34, 1 << 20, " MiB",
-        "ulimit -v unlimited: weights are mapped whole");
+        "ulimit -v unlimited: weights and KV cache need it");
 }

@@ -116,8 +116,8 @@ static void *watch(void *context)
     for (int i = 0; i < r->n && r->died == 0; i++)
         if (p[i].revents != 0)
             r->died = i + 1;
-    if (r->died != 0) /* release: as a member that fails does; shared.c */
-        atomic_store_explicit(&r->shared.control->abort_word, 1, memory_order_release);
+    if (r->died != 0)
+        shared_abort(&r->shared);
     return NULL;
 }
 

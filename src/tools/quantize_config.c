@@ -88,7 +88,7 @@ enum status quantize_config_write(const struct folder *f, const char *dir,
     const struct quant_rule *rule, const struct quant_rule *head, bool untie)
 {
     char path[PATH_MAX];
-    json_t *root, *config;
+    json_t *root = NULL, *config;
     enum status s = path_join(path, sizeof(path), dir, "config.json");
 
     if (s == STATUS_OK)

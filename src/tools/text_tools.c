@@ -66,8 +66,8 @@ static enum status detokenize_line(struct filter *f, const struct json_value *in
     struct text_buffer *out)
 {
     int32_t *ids;
-    char *text;
-    size_t bytes;
+    char *text = NULL;
+    size_t bytes = 0;
     enum status s;
 
     if (in->type != JSON_IS_ARRAY)

@@ -69,6 +69,7 @@ enum status follower_run(struct worker *w)
             break;
         s = follow(w, plan);
         broadcast_ring_release(&w->plans, (uint32_t)w->rank - 1);
+        doorbell_ring(&w->shared->leader_room);
         if (s != STATUS_OK)
             break;
     }

@@ -5,7 +5,7 @@
  * k + 1 already lies in the device's queue. With nothing to do it sleeps on
  * its doorbell. */
 #include <stdlib.h>
-#include <time.h>
+#include <stdbool.h>
 
 #include "engine/engine.h"
 #include "quern.h"
@@ -16,34 +16,59 @@ struct leader {
     struct worker *w;
     struct engine *engine;
     struct plan *plan; /* being written */
+    uint32_t unpublished; /* messages written into the token ring and not published */
     bool stopping;
     enum status status; /* of telling: the first failure */
 };
 
-static void tell(struct leader *l, const struct token_msg *message)
+static bool has_token_room(void *context)
+{
+    struct shared *g = context;
+    void *slot;
+
+    return shared_aborted(g) || ring_reserve_at(&g->tokens, 0, &slot) != STATUS_AGAIN;
+}
+
+/* What has been told since becomes readable. */
+static void publish(struct leader *l)
+{
+    if (l->unpublished > 0)
+        ring_publish_many(&l->w->shared->tokens, l->unpublished);
+    l->unpublished = 0;
+}
+
+/* The supervisor reads at every turn; it is woken, and then wakes us. */
+static enum status await_room(struct leader *l)
 {
     struct shared *g = l->w->shared;
-    const struct timespec nap = {.tv_nsec = 50000};
+    enum status s;
+
+    publish(l);
+    s = doorbell_ring(&g->supervisor_bell);
+    if (s == STATUS_OK)
+        s = doorbell_await(&g->leader_room, g->death_fd, has_token_room, g, 0);
+    return s == STATUS_OK && shared_aborted(g) ? STATUS_DEAD : s;
+}
+
+/* All that a step tells enters the ring in one publish. */
+static void tell(struct leader *l, const struct token_msg *message)
+{
     void *slot;
     enum status s;
 
     if (l->status != STATUS_OK)
         return;
-    while ((s = ring_reserve(&g->tokens, &slot)) == STATUS_AGAIN) {
-        /* acquire: see worker.c */
-        if (atomic_load_explicit(&g->control->abort_word, memory_order_acquire) != 0) {
-            l->status = STATUS_DEAD;
-            return;
-        }
-        doorbell_ring(&g->supervisor_bell);
-        nanosleep(&nap, NULL);
+    while ((s = ring_reserve_at(&l->w->shared->tokens, l->unpublished, &slot)) == STATUS_AGAIN) {
+        s = await_room(l);
+        if (s != STATUS_OK)
+            break;
     }
     if (s != STATUS_OK) {
         l->status = s;
         return;
     }
     *(struct token_msg *)slot = *message;
-    ring_publish(&g->tokens);
+    l->unpublished++;
 }
 
 static void emit(void *context, const struct engine_event *e)
@@ -119,6 +144,7 @@ static void take_requests(struct leader *l)
         }
         ring_release(&g->requests);
     }
+    publish(l);
     if (s == STATUS_CLOSED)
         l->stopping = true;
     else if (s < 0)
@@ -133,6 +159,7 @@ static enum status finish_oldest(struct leader *l)
     if (s != STATUS_OK)
         return s;
     engine_done(l->engine, result.number, result.ids, emit, l);
+    publish(l);
     doorbell_ring(&l->w->shared->supervisor_bell);
     return l->status;
 }

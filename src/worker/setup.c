@@ -21,7 +21,6 @@ enum {
     DEFAULT_BLOCK = 32,
     PLAN_SLOTS = 8,
     MOST_PLAN_BYTES = 64 << 20, /* eight of them lie in the plan ring */
-    SAMPLE_BYTES = 64 << 10, /* a row's candidates fit many times */
 };
 static const uint64_t collective_deadline_ns = 120u * 1000000000ull;
 
@@ -72,37 +71,35 @@ static size_t widest_row(const struct program *p, int size)
     return widest;
 }
 
-/* The columns of the widest buffer that is scattered or gathered by rows, and of the residual
- * stream at least; the same number on all. Sums that are wider go in pieces, these do not. */
-static size_t widest_whole(const struct worker *w)
+/* Values of the largest buffer that is scattered or gathered by rows, and of the residual stream at
+ * least; the same number on all. Sums of more go in pieces, these do not. */
+static size_t most_whole(const struct worker *w, const struct plan_limits *limits)
 {
     const struct program *p = &w->model.program;
-    uint32_t widest = (uint32_t)w->config.hidden;
+    size_t most = (size_t)limits->max_tokens * (size_t)w->config.hidden;
 
     for (int i = 0; i < p->n_ops; i++) {
-        const struct op *op = &p->ops[i];
+        const struct buffer_spec *b = &p->buffers[p->ops[i].in[0] < 0 ? 0 : p->ops[i].in[0]];
+        size_t values = (size_t)program_most_rows(limits, b) * b->cols;
 
-        if ((op->kind == OP_REDUCE_SCATTER || op->kind == OP_GATHER_ROWS) &&
-            p->buffers[op->in[0]].cols > widest)
-            widest = p->buffers[op->in[0]].cols;
+        if ((p->ops[i].kind == OP_REDUCE_SCATTER || p->ops[i].kind == OP_GATHER_ROWS) &&
+            values > most)
+            most = values;
     }
-    return widest;
+    return most;
 }
 
 /* The comms' sizes: the same function of the agreement on every rank. */
 static void comm_options(struct worker *w, const struct agreement *a, struct coll_shm_options *o)
 {
-    uint32_t rows = w->model.builder.vocab_longest;
-    size_t logits = (size_t)a->limits.max_outputs * rows * sizeof(float);
-
     *o = (struct coll_shm_options){
         .heap = &w->heap,
         .abort_word = &w->shared->control->abort_word,
         .rank = w->rank,
         .size = w->size,
         .threads = (int)a->threads,
-        .reduce_floats = (size_t)a->limits.max_tokens * widest_whole(w),
-        .gather_bytes = logits > SAMPLE_BYTES ? logits : SAMPLE_BYTES,
+        .reduce_floats = most_whole(w, &a->limits),
+        .gather_bytes = w->backend->gather_bytes(&a->limits, w->model.builder.vocab_longest),
         .row_floats = widest_row(&w->model.program, w->size),
         .norm_cols = (size_t)w->config.hidden,
         .deadline_ns = collective_deadline_ns,
@@ -357,6 +354,9 @@ enum status setup_agree(struct worker *w, struct agreement *a)
     }
     s = meet(w, a, "read another config.json or plan than rank 0, or a plugin's strategy cuts "
         "otherwise there: did a file change?");
+    if (s == STATUS_OK && a->threads != (uint32_t)w->threads)
+        s = log_fail(STATUS_INVALID, "rank %d would run %d threads, rank 0 %u: say how many with "
+            "--threads", w->rank, w->threads, a->threads);
     if (s == STATUS_OK && w->rank != 0)
         s = map_step_segment(w);
     if (s == STATUS_OK)

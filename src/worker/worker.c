@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <xxhash.h>
 
 #include "base/cores.h"
@@ -220,18 +219,26 @@ void worker_close(struct worker *w)
     *w = (struct worker){0};
 }
 
-/* A follower is more than PLAN_SLOTS steps behind: it is slow or stopped. Sleeps, since that
- * is rare and may last. */
+static bool has_plan_room(void *context)
+{
+    struct worker *w = context;
+    void *slot;
+
+    return shared_aborted(w->shared) || broadcast_ring_reserve(&w->plans, &slot) != STATUS_AGAIN;
+}
+
+/* Full: a follower is PLAN_SLOTS steps behind, it is slow or stopped. Sleeps at once, since
+ * that is rare and may last. */
 static enum status reserve_plan(struct worker *w, void **slot)
 {
-    const struct timespec nap = {.tv_nsec = 50000};
     enum status s;
 
     while ((s = broadcast_ring_reserve(&w->plans, slot)) == STATUS_AGAIN) {
-        /* acquire: pairs with the failing rank's release */
-        if (atomic_load_explicit(&w->shared->control->abort_word, memory_order_acquire) != 0)
+        if (shared_aborted(w->shared))
             return STATUS_DEAD;
-        nanosleep(&nap, NULL);
+        s = doorbell_await(&w->shared->leader_room, w->shared->death_fd, has_plan_room, w, 0);
+        if (s != STATUS_OK)
+            return s;
     }
     return s;
 }

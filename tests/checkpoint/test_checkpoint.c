@@ -6,12 +6,12 @@
 
 #include <cmocka.h>
 #include <stdbool.h>
+#include <sys/resource.h>
 
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/safetensors_header.h"
 #include "checkpoint/source.h"
 #include "quern/log.h"
-#include "temp_dir.h"
+#include "tests/checkpoint/made_file.h"
 
 static struct temp_dir temp;
 
@@ -29,36 +29,12 @@ static int remove_temp(void **state)
     return 0;
 }
 
-/* Writes NAME with these tensors, whose data must be in the layout's order: equal types here. */
-static void write_tensors(const char *name, struct tensor_view *views, size_t count)
-{
-    char *text, *file;
-    size_t n, total;
-
-    assert_int_equal(safetensors_layout(views, count, &text, &n), STATUS_OK);
-    total = n;
-    for (size_t i = 0; i < count; i++)
-        total += views[i].bytes;
-    file = malloc(total);
-    assert_non_null(file);
-    memcpy(file, text, n);
-    for (size_t i = 0; i < count; i++) {
-        memcpy(file + n, views[i].data, views[i].bytes);
-        n += views[i].bytes;
-    }
-    temp_dir_write(&temp, name, file, total);
-    free(file);
-    free(text);
-}
-
 /* A file with one tensor, U8 [4]. */
 static void write_small(const char *file, const char *tensor)
 {
-    struct tensor_view view = {
-        .name = tensor, .dtype = FILE_U8, .ndim = 1, .shape = { 4 }, .data = "abcd",
-    };
+    const struct made_tensor_bytes one = { tensor, FILE_U8, 1, { 4 }, "abcd" };
 
-    write_tensors(file, &view, 1);
+    made_file(&temp, file, &one, 1);
 }
 
 static void write_index(const char *json)
@@ -123,6 +99,26 @@ static void consolidated_alone_is_taken(void **state)
     assert_has((const char *const[]){ "x" }, 1);
 }
 
+static void more_files_than_the_soft_limit_of_descriptors_are_opened(void **state)
+{
+    struct rlimit was, few;
+    struct checkpoint *c;
+    char name[32];
+
+    (void)state;
+    for (int i = 0; i < 40; i++) {
+        snprintf(name, sizeof(name), "%02d.safetensors", i);
+        write_small(name, name);
+    }
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    few = (struct rlimit){ 24, was.rlim_max };
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    assert_int_equal(checkpoint_open(temp.path, &c), STATUS_OK);
+    assert_int_equal(checkpoint_count(c), 40);
+    checkpoint_close(c);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+}
+
 static void folder_errors_name_file_and_tensor(void **state)
 {
     (void)state;
@@ -164,13 +160,13 @@ static void index_errors_name_file_and_tensor(void **state)
 
 static void tensor_that_is_not_mapped_is_refused(void **state)
 {
-    struct tensor_view two[] = {
-        { .name = "a", .dtype = FILE_U8, .ndim = 1, .shape = { 1 }, .data = "x" },
-        { .name = "b", .dtype = FILE_U8, .ndim = 1, .shape = { 1 }, .data = "y" },
+    static const struct made_tensor_bytes two[] = {
+        { "a", FILE_U8, 1, { 1 }, "x" },
+        { "b", FILE_U8, 1, { 1 }, "y" },
     };
 
     (void)state;
-    write_tensors("1.safetensors", two, 2);
+    made_file(&temp, "1.safetensors", two, 2);
     write_index("{\"weight_map\": {\"a\": \"1.safetensors\"}}");
     assert_refused(STATUS_INVALID, "tensor b of 1.safetensors is not mapped");
     write_small("2.safetensors", "a");
@@ -199,19 +195,18 @@ static void write_matrix(enum file_dtype dtype)
 {
     uint16_t half[ROWS * COLS + 2];
     float wide[ROWS * COLS + 2];
-    struct tensor_view views[] = {
-        { .name = "m", .dtype = dtype, .ndim = 2, .shape = { ROWS, COLS } },
-        { .name = "v", .dtype = dtype, .ndim = 1, .shape = { COLS } },
-        { .name = "pad", .dtype = FILE_U64, .ndim = 1, .shape = { 0 }, .data = "" },
+    const void *data = dtype == FILE_F32 ? (const void *)wide : half;
+    const struct made_tensor_bytes made[] = {
+        { "m", dtype, 2, { ROWS, COLS }, data },
+        { "v", dtype, 1, { COLS }, data },
+        { "pad", FILE_U64, 1, { 0 }, "" },
     };
 
     for (int i = 0; i < ROWS * COLS; i++) {
         wide[i] = value(i);
         half[i] = dtype == FILE_F16 ? f32_to_f16(value(i)) : f32_to_bf16(value(i));
     }
-    for (int i = 0; i < 2; i++)
-        views[i].data = dtype == FILE_F32 ? (const void *)wide : half;
-    write_tensors("model.safetensors", views, 3);
+    made_file(&temp, "model.safetensors", made, 3);
 }
 
 static void assert_slice(const struct weight_source *src, int row, int rows, int col, int cols)
@@ -323,13 +318,13 @@ static void check_refuses_shape_type_and_absence(void **state)
     source_close(src);
 }
 
-static enum head_kind head_of(struct tensor_view *views, size_t n, bool tied)
+static enum head_kind head_of(const struct made_tensor_bytes *made, size_t n, bool tied)
 {
     const struct model_config cfg = { .tied = tied };
     struct weight_source *src;
     enum head_kind kind;
 
-    write_tensors("model.safetensors", views, n);
+    made_file(&temp, "model.safetensors", made, n);
     src = open_source();
     assert_int_equal(source_head(src, &cfg, &kind), STATUS_OK);
     source_close(src);
@@ -338,20 +333,18 @@ static enum head_kind head_of(struct tensor_view *views, size_t n, bool tied)
 
 static void tied_weights_are_resolved_as_transformers_does(void **state)
 {
-    struct tensor_view embed = {
-        .name = "model.embed_tokens.weight", .dtype = FILE_F32, .ndim = 2, .shape = { 1, 1 },
-        .data = "abcd",
+    const struct made_tensor_bytes embed = {
+        "model.embed_tokens.weight", FILE_F32, 2, { 1, 1 }, "abcd"
     };
-    struct tensor_view head = embed, other = embed;
+    const struct made_tensor_bytes head = { "lm_head.weight", FILE_F32, 2, { 1, 1 }, "abcd" };
+    const struct made_tensor_bytes other = { "lm_head.weight", FILE_F32, 2, { 1, 1 }, "abce" };
 
     (void)state;
-    head.name = other.name = "lm_head.weight";
-    other.data = "abce";
-    assert_int_equal(head_of((struct tensor_view[]){ embed }, 1, true), HEAD_TIED);
-    assert_int_equal(head_of((struct tensor_view[]){ head, embed }, 2, true), HEAD_TIED);
-    assert_int_equal(head_of((struct tensor_view[]){ other, embed }, 2, true), HEAD_UNTIED);
-    assert_int_equal(head_of((struct tensor_view[]){ head }, 1, true), HEAD_ONLY);
-    assert_int_equal(head_of((struct tensor_view[]){ head, embed }, 2, false), HEAD_UNTIED);
+    assert_int_equal(head_of((const struct made_tensor_bytes[]){ embed }, 1, true), HEAD_TIED);
+    assert_int_equal(head_of((const struct made_tensor_bytes[]){ head, embed }, 2, true), HEAD_TIED);
+    assert_int_equal(head_of((const struct made_tensor_bytes[]){ other, embed }, 2, true), HEAD_UNTIED);
+    assert_int_equal(head_of((const struct made_tensor_bytes[]){ head }, 1, true), HEAD_ONLY);
+    assert_int_equal(head_of((const struct made_tensor_bytes[]){ head, embed }, 2, false), HEAD_UNTIED);
 }
 
 static void storyteller_opens(void **state)
@@ -384,6 +377,7 @@ int main(void)
         IN_TEMP(single_file_comes_first),
         IN_TEMP(folder_without_index_is_taken_whole),
         IN_TEMP(consolidated_alone_is_taken),
+        IN_TEMP(more_files_than_the_soft_limit_of_descriptors_are_opened),
         IN_TEMP(folder_errors_name_file_and_tensor),
         IN_TEMP(index_errors_name_file_and_tensor),
         IN_TEMP(tensor_that_is_not_mapped_is_refused),

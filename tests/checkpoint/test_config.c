@@ -165,7 +165,27 @@ static void bad_values_are_refused_by_field(void **state)
     assert_refused("{" QWEN3 ", \"vocab_size\": 9}", "duplicate object key");
     assert_refused("[1]", "config.json: the top level is not a JSON object");
     assert_refused("{\n\"model_type\":", "config.json: line 2: not valid JSON");
-    assert_refused("", "not valid JSON");
+    assert_refused("", "config.json is empty, not JSON: download it again");
+}
+
+static void what_lies_in_the_place_of_config_json_is_named(void **state)
+{
+    struct model_config cfg;
+
+    (void)state;
+    assert_refused("version https://git-lfs.github.com/spec/v1\noid sha256:0",
+                   "/config.json is a Git LFS pointer, not JSON: run `git lfs pull`");
+    assert_refused("<!doctype html><html>", "/config.json is a web page");
+    assert_int_equal(unlink(temp_dir_file(&temp, "config.json")), 0);
+    assert_int_equal(mkfifo(temp.joined, 0600), 0);
+    alarm(20); /* what waits for a writer ends the test */
+    assert_int_equal(config_read(temp.path, &cfg), STATUS_INVALID);
+    alarm(0);
+    assert_non_null(strstr(log_last_error(), "/config.json is a pipe, not a file"));
+    assert_int_equal(unlink(temp.joined), 0);
+    assert_int_equal(mkdir(temp.joined, 0700), 0);
+    assert_int_equal(config_read(temp.path, &cfg), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "/config.json is a directory, not a file"));
 }
 
 static void missing_config_names_its_path(void **state)
@@ -323,6 +343,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_quern_does_not_run_is_refused_by_name, make_temp,
                                         remove_temp),
         cmocka_unit_test_setup_teardown(bad_values_are_refused_by_field, make_temp, remove_temp),
+        cmocka_unit_test_setup_teardown(what_lies_in_the_place_of_config_json_is_named, make_temp,
+                                        remove_temp),
         cmocka_unit_test(missing_config_names_its_path),
         cmocka_unit_test_setup_teardown(yarn_has_the_published_numbers, make_temp, remove_temp),
         cmocka_unit_test_setup_teardown(yarn_defaults_are_resolved, make_temp, remove_temp),

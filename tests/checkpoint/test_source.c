@@ -1,4 +1,5 @@
-/* test_source.c - tensors as they are stored, and how little of a file stays in memory.
+/* test_source.c - tensors as they are stored, cut as ranks cut them; how little of a file stays
+ * in memory, and files that shrink.
  *
  * Slices of floats are test_checkpoint.c's. */
 #include <setjmp.h>
@@ -173,6 +174,77 @@ static void comparing_the_heads_does_not_keep_them_in_memory(void **state)
     temp_dir_remove(&dir);
 }
 
+/* Every way of reading: whole rows, stripes with short and long gaps between them, wide ones; as
+ * they are stored and converted. */
+static void any_stripe_is_the_elements_it_names(void **state)
+{
+    static const struct {
+        uint64_t rows, cols;
+    } shapes[] = { { 64, 33 }, { 40, 5000 }, { 3, 70000 } };
+    static uint16_t raw[70000 * 3];
+    static float wide[70000 * 3];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        uint64_t rows = shapes[i].rows, cols = shapes[i].cols;
+        struct tensor_view views[] = {
+            {.name = "m", .dtype = FILE_BF16, .ndim = 2, .shape = {rows, cols}}};
+        struct weight_source *src;
+        struct temp_dir dir;
+
+        temp_dir_make(&dir);
+        write_file(&dir, views, 1);
+        src = open_file(&dir);
+        for (uint64_t col = 0; col < cols; col += cols / 3)
+            for (uint64_t n = 1; n <= cols - col; n = 4 * n + 7) {
+                uint64_t row = rows / 4, take = rows - row;
+
+                assert_int_equal(source_read_raw(src, "m", row, take, col, n, raw), STATUS_OK);
+                assert_int_equal(source_read(src, "m", row, take, col, n, DTYPE_F32, wide),
+                                 STATUS_OK);
+                for (uint64_t e = 0; e < take * n; e++) {
+                    uint64_t at = 2 * ((row + e / n) * cols + col + e % n);
+
+                    assert_int_equal(raw[e], at % 251 | (at + 1) % 251 << 8);
+                    assert_int_equal(f32_to_bf16(wide[e]), raw[e]);
+                }
+            }
+        source_close(src);
+        temp_dir_remove(&dir);
+    }
+}
+
+static void a_file_that_shrinks_while_it_is_read_is_an_error(void **state)
+{
+    struct tensor_view views[] = {
+        {.name = "m", .dtype = FILE_BF16, .ndim = 2, .shape = {64, 100}}};
+    const struct model_config cfg = {.tied = true};
+    struct weight_source *src;
+    enum head_kind kind;
+    struct temp_dir dir;
+    float x[6400];
+
+    (void)state;
+    temp_dir_make(&dir);
+    write_file(&dir, views, 1);
+    src = open_file(&dir);
+    assert_int_equal(truncate(temp_dir_file(&dir, "model.safetensors"), 6400), 0);
+    assert_int_equal(source_read(src, "m", 0, 10, 0, 100, DTYPE_F32, x), STATUS_OK);
+    assert_int_equal(source_read(src, "m", 0, 64, 0, 100, DTYPE_F32, x), STATUS_IO);
+    assert_non_null(strstr(log_last_error(), "/model.safetensors ends at byte 6400, it was longer"));
+    assert_int_equal(source_read(src, "m", 0, 64, 3, 9, DTYPE_BF16, x), STATUS_IO);
+    assert_int_equal(source_read_raw(src, "m", 0, 64, 0, 100, x), STATUS_IO);
+    source_close(src);
+    views[0].name = "lm_head.weight";
+    write_file(&dir, (struct tensor_view[]){views[0], {.name = "model.embed_tokens.weight",
+        .dtype = FILE_BF16, .ndim = 2, .shape = {64, 100}}}, 2);
+    src = open_file(&dir);
+    assert_int_equal(truncate(temp_dir_file(&dir, "model.safetensors"), 6400), 0);
+    assert_int_equal(source_head(src, &cfg, &kind), STATUS_IO);
+    source_close(src);
+    temp_dir_remove(&dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -180,6 +252,8 @@ int main(void)
         cmocka_unit_test(stored_types_are_checked_by_name),
         cmocka_unit_test(what_was_read_does_not_stay_in_memory),
         cmocka_unit_test(comparing_the_heads_does_not_keep_them_in_memory),
+        cmocka_unit_test(any_stripe_is_the_elements_it_names),
+        cmocka_unit_test(a_file_that_shrinks_while_it_is_read_is_an_error),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,6 +59,24 @@ static void options_of_another_size_are_refused(void **state)
     quern_close(q);
 }
 
+static void a_folder_of_its_name_is_not_the_program(void **state)
+{
+    struct quern_options o = {.size = sizeof(o), .executable = "/tmp"};
+    char *program = strdup(getenv("QUERN") != NULL ? getenv("QUERN") : "build/quern");
+    struct quern *q;
+
+    (void)state;
+    assert_non_null(program);
+    assert_int_equal(quern_spawn(&o, &q), QUERN_INVALID);
+    assert_non_null(strstr(quern_error(q), "/tmp: not a program"));
+    quern_close(q);
+    setenv("QUERN", "/tmp", 1);
+    assert_int_equal(quern_spawn(NULL, &q), QUERN_INVALID);
+    quern_close(q);
+    setenv("QUERN", program, 1);
+    free(program);
+}
+
 /* A runtime with these options tells why it cannot be, as the first and only event but LOADING,
  * to a program that only waits. It prints nothing. */
 static void refused(const struct quern_options *o, const char *line)
@@ -261,6 +279,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_to_connect_to_is_told),
         cmocka_unit_test(options_of_another_size_are_refused),
+        cmocka_unit_test(a_folder_of_its_name_is_not_the_program),
         cmocka_unit_test(wrong_options_reach_who_waits_for_the_model),
         cmocka_unit_test(closing_in_mid_answer_leaves_no_process),
         cmocka_unit_test(closing_at_once_leaves_no_process),

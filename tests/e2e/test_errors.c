@@ -106,6 +106,32 @@ static void models_that_cannot_be_are_told_why(void **state)
         "--ids", "1", "-o", "/dev/null");
 }
 
+/* The golden models have no tokenizer files. */
+static void ids_need_no_tokenizer_and_text_is_told_so(void **state)
+{
+    char path[4096];
+    struct command c;
+    int ids[4] = {-1, -1, -1, -1};
+
+    (void)state;
+    test_file(path, "golden/models/tied");
+    child_run(&c, NULL, (const char *const[]){"run", "-m", path, "--ids", "1,2,3", "--print-ids",
+        "-n", "4", "--ignore-eos", "--greedy", NULL});
+    assert_int_equal(c.status, 0);
+    assert_int_equal(sscanf(c.out, "%d,%d,%d,%d\n", &ids[0], &ids[1], &ids[2], &ids[3]), 4);
+    for (int i = 0; i < 4; i++)
+        assert_in_range(ids[i], 0, 319);
+    child_free(&c);
+    child_run(&c, NULL, (const char *const[]){"run", "-m", path, "--ids", "1,2,3", "-n", "4",
+        "--ignore-eos", "--greedy", NULL});
+    assert_int_equal(c.status, 0);
+    assert_string_equal(c.out, "\n"); /* ids without a text */
+    child_free(&c);
+    REFUSES(1, "no tokenizer files: give it token ids (--ids and --print-ids)", "run", "-m", path,
+        "x");
+    REFUSES(1, "tokenizer.json", "tokenize", "-m", path);
+}
+
 /* The `tied` model's weights under a config that wants others. */
 static void weights_that_do_not_fit_the_config_are_told_why(void **state)
 {
@@ -246,6 +272,7 @@ int main(void)
         cmocka_unit_test(wrong_usage_is_exit_status_2),
         cmocka_unit_test(prompts_that_cannot_be_are_told_why),
         cmocka_unit_test(models_that_cannot_be_are_told_why),
+        cmocka_unit_test(ids_need_no_tokenizer_and_text_is_told_so),
         cmocka_unit_test(weights_that_do_not_fit_the_config_are_told_why),
         cmocka_unit_test(limits_that_no_plan_could_hold_are_refused),
         cmocka_unit_test(failing_ranks_say_it_once),

@@ -301,6 +301,31 @@ static int open_small_pool(void **state)
     return open_with(state, &limits);
 }
 
+static int open_few_outputs(void **state)
+{
+    struct plan_limits limits = fake_limits;
+
+    limits.max_outputs = 3;
+    return open_with(state, &limits);
+}
+
+static void step_has_no_more_outputs_than_its_limit(void **state)
+{
+    struct bench *b = *state;
+    const int32_t ids[3] = {1, 1, 1};
+    uint32_t most = 0;
+
+    for (uint64_t id = 1; id <= FAKE_SLOTS; id++)
+        assert_int_equal(add(b, id, 2, 4), STATUS_OK);
+    for (uint64_t n = 0; engine_plan(b->engine, b->plan) == STATUS_OK; n++) {
+        assert_true(b->plan->n_outputs <= 3);
+        most = b->plan->n_outputs > most ? b->plan->n_outputs : most;
+        done(b, n, ids);
+    }
+    assert_int_equal(most, 3);
+    assert_true(engine_idle(b->engine));
+}
+
 static void end_of_the_context_cuts_the_answer(void **state)
 {
     struct bench *b = *state;
@@ -344,6 +369,8 @@ int main(void)
         ENGINE_TEST(requests_that_never_fit_are_refused),
         cmocka_unit_test_setup_teardown(pool_smaller_than_the_context_refuses_what_it_cannot_hold,
             open_small_pool, close_bench),
+        cmocka_unit_test_setup_teardown(step_has_no_more_outputs_than_its_limit, open_few_outputs,
+            close_bench),
         ENGINE_TEST(end_of_the_context_cuts_the_answer),
         ENGINE_TEST(engine_may_be_closed_in_the_middle),
     };

@@ -109,6 +109,23 @@ static void slowest_reader_holds_the_writer_back(void **state)
     assert_int_equal(send(&g->writer, SLOTS + 1), STATUS_AGAIN);
 }
 
+static void late_writer_of_a_full_ring_finds_it_full(void **state)
+{
+    struct shared *g = *state;
+    uint32_t got;
+
+    for (uint32_t i = 0; i < SLOTS; i++)
+        assert_int_equal(send(&g->writer, i), STATUS_OK);
+    drain(g, 0, 0, SLOTS);
+    drain(g, 2, 0, SLOTS);
+    assert_int_equal(
+        broadcast_ring_attach(g->views.b.base, g->views.b.bytes, GENERATION, &g->writer), STATUS_OK);
+    assert_int_equal(send(&g->writer, SLOTS), STATUS_AGAIN);
+    assert_int_equal(receive(&g->reader, 1, &got), STATUS_OK);
+    assert_int_equal(got, 0);
+    assert_int_equal(send(&g->writer, SLOTS), STATUS_OK);
+}
+
 static void dropped_reader_no_longer_holds_the_writer_back(void **state)
 {
     struct shared *g = *state;
@@ -327,6 +344,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ON_A_GROUP(every_reader_gets_every_message),
         ON_A_GROUP(slowest_reader_holds_the_writer_back),
+        ON_A_GROUP(late_writer_of_a_full_ring_finds_it_full),
         ON_A_GROUP(dropped_reader_no_longer_holds_the_writer_back),
         cmocka_unit_test(writer_without_readers_is_never_held_back),
         ON_A_GROUP(closed_broadcast_ring_still_drains),

@@ -177,6 +177,59 @@ static void peeked_slot_is_not_overwritten(void **state)
     assert_int_equal(value, 1);
 }
 
+static void slots_are_aligned_to_8_bytes(void **state)
+{
+    struct pair p;
+
+    (void)state;
+    pair_open(&p, SLOTS, 13, 0);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        void *slot;
+
+        assert_int_equal(ring_reserve_at(&p.producer, i, &slot), STATUS_OK);
+        assert_int_equal((uintptr_t)slot % 8, 0);
+    }
+    views_close(&p.views);
+}
+
+static void many_become_readable_in_one_go(void **state)
+{
+    struct pair *p = *state;
+    const void *seen;
+    uint32_t got;
+    void *slot;
+
+    for (uint32_t i = 0; i < 5; i++) {
+        assert_int_equal(ring_reserve_at(&p->producer, i, &slot), STATUS_OK);
+        *(uint32_t *)slot = 20 + i;
+        assert_int_equal(ring_peek(&p->consumer, &seen), STATUS_AGAIN);
+    }
+    ring_publish_many(&p->producer, 5);
+    assert_int_equal(ring_pending(&p->consumer), 5);
+    for (uint32_t i = 0; i < 5; i++) {
+        assert_int_equal(receive(p, &got), STATUS_OK);
+        assert_int_equal(got, 20 + i);
+    }
+    assert_int_equal(receive(p, &got), STATUS_AGAIN);
+}
+
+static void more_than_there_is_room_for_are_not_reserved(void **state)
+{
+    struct pair *p = *state;
+    uint32_t got;
+    void *slot;
+
+    assert_int_equal(send(p, 1), STATUS_OK);
+    assert_int_equal(ring_reserve_at(&p->producer, SLOTS - 2, &slot), STATUS_OK);
+    assert_int_equal(ring_reserve_at(&p->producer, SLOTS - 1, &slot), STATUS_AGAIN);
+    assert_int_equal(receive(p, &got), STATUS_OK);
+    assert_int_equal(ring_reserve_at(&p->producer, SLOTS - 1, &slot), STATUS_OK);
+    assert_int_equal(ring_reserve_at(&p->producer, SLOTS, &slot), STATUS_AGAIN);
+    assert_int_equal(ring_reserve_at(&p->producer, UINT32_MAX, &slot), STATUS_AGAIN);
+    ring_close(&p->producer);
+    assert_int_equal(ring_reserve_at(&p->producer, 0, &slot), STATUS_CLOSED);
+}
+
 static void closed_ring_still_drains(void **state)
 {
     struct pair *p = *state;
@@ -249,6 +302,57 @@ static void late_end_goes_on_where_the_ring_stands(void **state)
         assert_int_equal(got, i);
     }
     assert_int_equal(receive(p, &got), STATUS_AGAIN);
+}
+
+static void late_producer_of_a_full_ring_finds_it_full(void **state)
+{
+    struct pair *p = *state;
+    uint32_t got;
+
+    for (uint32_t i = 0; i < SLOTS; i++)
+        assert_int_equal(send(p, i), STATUS_OK);
+    assert_int_equal(
+        ring_attach(p->views.b.base, p->views.b.bytes, GENERATION, &p->producer), STATUS_OK);
+    assert_int_equal(send(p, 100), STATUS_AGAIN);
+    assert_int_equal(receive(p, &got), STATUS_OK);
+    assert_int_equal(got, 0);
+}
+
+/* As many as go, at most `wanted`, in one publish. */
+static uint32_t send_several(struct pair *p, uint32_t first, uint32_t wanted)
+{
+    uint32_t n = 0;
+    void *slot;
+
+    while (n < wanted && ring_reserve_at(&p->producer, n, &slot) == STATUS_OK)
+        *(uint32_t *)slot = first + n++;
+    ring_publish_many(&p->producer, n);
+    return n;
+}
+
+static void random_batches_match_a_queue(void **state)
+{
+    uint64_t seed = test_seed();
+
+    (void)state;
+    for (uint32_t slots = 1; slots <= 64; slots *= 4) {
+        uint32_t sent = 0, received = 0, got;
+        struct pair p;
+
+        pair_open(&p, slots, 4, UINT32_MAX - 500);
+        for (int i = 0; i < 3000; i++) {
+            uint32_t wanted = (uint32_t)(test_random(&seed) % (slots + 2));
+            uint32_t room = slots - (sent - received), n = send_several(&p, sent, wanted);
+
+            assert_int_equal(n, wanted < room ? wanted : room);
+            sent += n;
+            for (uint64_t k = test_random(&seed) % (slots + 2); k > 0 && received < sent; k--) {
+                assert_int_equal(receive(&p, &got), STATUS_OK);
+                assert_int_equal(got, received++);
+            }
+        }
+        views_close(&p.views);
+    }
 }
 
 static void random_steps_match_a_queue(void **state)
@@ -480,11 +584,16 @@ int main(void)
         ON_A_RING(full_ring_says_again_until_released),
         ON_A_RING(reserved_slot_is_unseen_until_published),
         ON_A_RING(peeked_slot_is_not_overwritten),
+        cmocka_unit_test(slots_are_aligned_to_8_bytes),
+        ON_A_RING(many_become_readable_in_one_go),
+        ON_A_RING(more_than_there_is_room_for_are_not_reserved),
         ON_A_RING(closed_ring_still_drains),
         ON_A_RING(closed_ring_takes_no_more),
         cmocka_unit_test(indices_wrap_at_two_to_the_32),
         ON_A_RING(damaged_indices_are_reported),
         ON_A_RING(late_end_goes_on_where_the_ring_stands),
+        ON_A_RING(late_producer_of_a_full_ring_finds_it_full),
+        cmocka_unit_test(random_batches_match_a_queue),
         cmocka_unit_test(random_steps_match_a_queue),
         cmocka_unit_test(two_threads_exchange_50000),
         cmocka_unit_test(two_threads_with_doorbells_lose_no_wakeup),

@@ -14,6 +14,7 @@ struct shared {
     float *reduced[GROUP_MAX];
     const void *shown[GROUP_MAX];
     int gathers;
+    size_t most_given;
 };
 
 static float add(float a, float b)
@@ -169,11 +170,21 @@ void group_set_fused(struct shared *g, enum group_fused how)
         how == FUSED_MISSING ? NULL : how == FUSED_WORKS ? fused : fused_not_here;
 }
 
-static enum status gather(struct comm *c, const void *mine, size_t bytes, void *all)
+/* What a rank gives. */
+static void give(struct comm *c, const void *mine, size_t bytes)
 {
     struct shared *g = c->state;
 
     g->shown[c->rank] = mine;
+    if (c->rank == 0 && bytes > g->most_given)
+        g->most_given = bytes;
+}
+
+static enum status gather(struct comm *c, const void *mine, size_t bytes, void *all)
+{
+    struct shared *g = c->state;
+
+    give(c, mine, bytes);
     if (c->rank == 0)
         g->gathers++;
     pthread_barrier_wait(&g->speakers);
@@ -188,7 +199,7 @@ static enum status gather_rows(struct comm *c, int root, const void *mine, size_
 {
     struct shared *g = c->state;
 
-    g->shown[c->rank] = mine;
+    give(c, mine, rows * sizes[c->rank]);
     pthread_barrier_wait(&g->speakers);
     for (int r = 0; r < c->size && c->rank == root; r++)
         for (size_t i = 0; i < rows; i++)
@@ -224,6 +235,11 @@ void shared_close(struct shared *g)
 struct comm *group_comm(struct shared *g, int rank)
 {
     return &g->comms[rank];
+}
+
+size_t group_most_given(const struct shared *g)
+{
+    return g->most_given;
 }
 
 int group_gathers(const struct shared *g)

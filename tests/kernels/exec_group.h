@@ -23,4 +23,7 @@ void group_set_fused(struct shared *g, enum group_fused fused);
 /* How many all_gathers rank 0 has seen. */
 int group_gathers(const struct shared *g);
 
+/* The most bytes that rank 0 gave at once to all_gather or gather_rows. */
+size_t group_most_given(const struct shared *g);
+
 #endif

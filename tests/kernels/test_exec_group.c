@@ -8,6 +8,7 @@
 
 #include "exec_group.h"
 #include "exec_model.h"
+#include "kernels/cpu/exec.h"
 
 static const struct rank_options rank_f32 = {.size = 1, .threads = 1, .format = WEIGHT_F32,
     .compute = COMPUTE_F32, .kv_dtype = DTYPE_F32, .layer = true};
@@ -46,6 +47,17 @@ static struct shared *open_ranks(struct rank *ranks, const struct model *m,
         rank_open(&ranks[r], m, &o);
     }
     return g;
+}
+
+/* They gave no more at once than the backend says, and used that room where it was `full`. */
+static void gave_what_was_said(const struct shared *g, const struct rank *ranks, bool full)
+{
+    const struct program_shape *shape = &ranks[0].program.shape; /* rank 0 has the most ids */
+    size_t room = cpu_backend.gather_bytes(&shape->limits, shape->vocab_rows);
+
+    assert_true(group_most_given(g) <= room);
+    if (full)
+        assert_int_equal(group_most_given(g), room);
 }
 
 static void close_ranks(struct shared *g, struct rank *ranks, int size)
@@ -138,6 +150,49 @@ static void any_number_of_ranks_samples_the_same_ids(void **state)
     }
 }
 
+/* As many outputs as there can be, then as many lists: with few ids either is the most. */
+static void ranks_gather_no_more_than_the_backend_says(void **state)
+{
+    enum { N = TOKENS };
+    struct rank_options o = rank_f32;
+    struct rank ranks[GROUP_MAX];
+    int32_t ids[N];
+    struct shared *g;
+
+    prompt_of(ids, N);
+    o.layer = false;
+    g = open_ranks(ranks, *state, &o, 2);
+    for (int r = 0; r < 2; r++) {
+        rank_begin(&ranks[r]);
+        for (uint32_t slot = 1; slot < SLOTS; slot++) {
+            rank_start(&ranks[r], slot, &group_settings[2]);
+            rank_row(&ranks[r], slot, ids, 1, OUTPUT_TOKEN, 1);
+        }
+    }
+    step_all(ranks, 2);
+    gave_what_was_said(g, ranks, false);
+    for (int r = 0; r < 2; r++) {
+        rank_begin(&ranks[r]);
+        rank_start(&ranks[r], 0, NULL);
+        rank_row(&ranks[r], 0, ids, N, OUTPUT_LOGITS, N);
+    }
+    step_all(ranks, 2);
+    gave_what_was_said(g, ranks, true);
+    close_ranks(g, ranks, 2);
+}
+
+/* Lists count where logits are few. */
+static void room_to_gather_holds_a_list_for_every_slot(void **state)
+{
+    const struct plan_limits limits = {.max_slots = 512, .max_outputs = 512};
+    const struct plan_limits fewer = {.max_slots = 512, .max_outputs = 3};
+
+    (void)state;
+    assert_int_equal(cpu_backend.gather_bytes(&limits, 1), 512 * sizeof(struct shard_record));
+    assert_int_equal(cpu_backend.gather_bytes(&fewer, 1), 3 * sizeof(struct shard_record));
+    assert_int_equal(cpu_backend.gather_bytes(&limits, 1 << 20), (size_t)512 << 22);
+}
+
 static int make_model(void **state)
 {
     *state = malloc(sizeof(struct model));
@@ -158,6 +213,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_compute_the_formulas_together),
         cmocka_unit_test(any_number_of_ranks_samples_the_same_ids),
+        cmocka_unit_test(ranks_gather_no_more_than_the_backend_says),
+        cmocka_unit_test(room_to_gather_holds_a_list_for_every_slot),
     };
 
     return cmocka_run_group_tests(tests, make_model, free_model);

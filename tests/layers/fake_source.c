@@ -41,30 +41,32 @@ static float at(const struct fake_source *f, const struct fake_tensor *t, uint64
     return f->element(f, t, i / cols, i % cols);
 }
 
-static void read_values(const struct weight_source *src, const struct source_tensor *t,
-    uint64_t first, uint64_t n, enum dtype as, void *dst)
+/* As they are stored: one-byte tensors, what the layers' tests need of integers. */
+static void put(const struct fake_source *f, const struct fake_tensor *t, uint64_t i,
+    enum dtype as, void *dst, uint64_t to)
 {
-    const struct fake_tensor *tensor = look_up(fake(src), t->view.name);
+    float x = at(f, t, i);
 
-    for (uint64_t i = 0; i < n; i++) {
-        float x = at(fake(src), tensor, first + i);
-
-        if (as == DTYPE_F32)
-            ((float *)dst)[i] = x;
-        else
-            ((uint16_t *)dst)[i] = f32_to_bf16(x);
+    if (as == DTYPE_F32) {
+        ((float *)dst)[to] = x;
+    } else if (as == DTYPE_BF16) {
+        ((uint16_t *)dst)[to] = f32_to_bf16(x);
+    } else {
+        assert_int_equal(file_dtype_bits(t->type), 8);
+        ((int8_t *)dst)[to] = (int8_t)x;
     }
 }
 
-/* One-byte tensors: what the layers' tests need of integers. */
-static void copy(const struct weight_source *src, const struct source_tensor *t, uint64_t first,
-    uint64_t n, void *dst)
+static enum status read_runs(const struct weight_source *src, const struct source_tensor *t,
+    const struct source_runs *runs, enum dtype as, void *dst)
 {
     const struct fake_tensor *tensor = look_up(fake(src), t->view.name);
 
-    assert_int_equal(file_dtype_bits(tensor->type), 8);
-    for (uint64_t i = 0; i < n; i++)
-        ((int8_t *)dst)[i] = (int8_t)at(fake(src), tensor, first + i);
+    for (uint64_t row = 0; row < runs->rows; row++)
+        for (uint64_t i = 0; i < runs->n; i++)
+            put(fake(src), tensor, runs->first + row * runs->stride + i, as, dst,
+                row * runs->n + i);
+    return STATUS_OK;
 }
 
 static void close_nothing(struct weight_source *src)
@@ -73,7 +75,7 @@ static void close_nothing(struct weight_source *src)
 }
 
 static const struct source_ops ops = {
-    .find = find, .read = read_values, .copy = copy, .close = close_nothing};
+    .find = find, .read = read_runs, .close = close_nothing};
 
 static float by_position(const struct fake_source *f, const struct fake_tensor *t, uint64_t row,
     uint64_t col)

@@ -258,6 +258,40 @@ static void members_failure_wakes_the_parent(void **state)
     child_must_succeed(pid);
 }
 
+static void abort_wakes_who_waits_for_room(void **state)
+{
+    struct shared *g = *state;
+
+    doorbell_arm(&g->leader_room);
+    doorbell_arm(&g->text_room);
+    assert_false(shared_aborted(g));
+    shared_abort(g);
+    assert_true(shared_aborted(g));
+    assert_int_equal(doorbell_wait(&g->leader_room, -1, 0), STATUS_OK);
+    assert_int_equal(doorbell_wait(&g->text_room, -1, 0), STATUS_OK);
+    doorbell_disarm(&g->leader_room);
+    doorbell_disarm(&g->text_room);
+}
+
+static bool ring_the_leaders_room(void *text)
+{
+    struct shared g;
+
+    return shared_join(text, &g) == STATUS_OK && doorbell_ring(&g.leader_room) == STATUS_OK;
+}
+
+static void child_reaches_the_room_bell(void **state)
+{
+    struct shared *g = *state;
+    char text[SHARED_FDS_TEXT];
+
+    shared_fds_format(g, text);
+    doorbell_arm(&g->leader_room);
+    child_must_succeed(child_start(ring_the_leaders_room, text));
+    assert_int_equal(doorbell_wait(&g->leader_room, -1, 0), STATUS_OK);
+    doorbell_disarm(&g->leader_room);
+}
+
 static bool wait_for_death(void *text)
 {
     struct shared g;
@@ -323,6 +357,8 @@ int main(int argc, char **argv)
         SHARED_TEST(too_few_or_other_descriptors_are_refused),
         SHARED_TEST(memory_that_is_no_group_is_refused),
         SHARED_TEST(members_failure_wakes_the_parent),
+        SHARED_TEST(abort_wakes_who_waits_for_room),
+        SHARED_TEST(child_reaches_the_room_bell),
         SHARED_TEST(parents_death_hangs_up_the_pipe),
         cmocka_unit_test(impossible_number_of_ranks_is_refused),
         SHARED_TEST(closed_group_may_be_closed_again),

@@ -1,4 +1,5 @@
 /* test_coll_ends.c - how collectives end when they cannot go on, and what cannot be opened. */
+#include "parallel/coll_internal.h"
 #include "tests/parallel/coll_support.h"
 
 /* Every operation of one algorithm, whose peers do not come, is ended by the abort word. */
@@ -162,6 +163,46 @@ static void bytes_asked_for_are_bytes_taken(void **state)
     }
 }
 
+/* Ranges of elements and of rows, of every number up to `MOST` over every number of ranks. */
+static void own_ranges_fit_the_room_that_is_made_for_them(void **state)
+{
+    enum { MOST = 300 };
+
+    (void)state;
+    for (int size = 2; size <= COMM_MAX_RANKS; size++)
+        for (size_t n = 1; n <= MOST; n++) {
+            size_t most = own_most(n, size);
+
+            for (int r = 0; r < size; r++)
+                for (size_t fewer = 1; fewer <= n; fewer++)
+                    assert_true(span_part(fewer, r, size).count <= most);
+            for (size_t rows = (size_t)size; rows <= n; rows++)
+                assert_true(span_of_rows(rows, n / rows, 0, size).count <= most);
+            assert_true(most <= n + COLL_LINE_FLOATS); /* and are no excuse for a whole buffer */
+        }
+}
+
+/* What the group says to itself does not count on what the program gathers. */
+static bool agrees_in_little_room(struct team *t, int thread)
+{
+    float x[4] = {1, 2, 3, 4};
+
+    return t->comm->row->all_reduce_f32(t->comm, thread, 1, x, 4) == STATUS_OK &&
+           x[3] == 4.0f * (float)t->size;
+}
+
+static void program_that_gathers_nothing_still_agrees(void **state)
+{
+    struct world w;
+
+    (void)state;
+    world_open(&w, MOST_RANKS, 1);
+    w.options.gather_bytes = 1;
+    w.measure_ns = LONG_ENOUGH_NS;
+    world_run(&w, agrees_in_little_room);
+    segment_close(&w.segment);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -171,6 +212,8 @@ int main(void)
         cmocka_unit_test(impossible_sizes_are_refused),
         cmocka_unit_test(heap_too_small_is_refused),
         cmocka_unit_test(bytes_asked_for_are_bytes_taken),
+        cmocka_unit_test(own_ranges_fit_the_room_that_is_made_for_them),
+        cmocka_unit_test(program_that_gathers_nothing_still_agrees),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,12 +9,16 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "quern/log.h"
 #include "text/json_write.h"
 #include "text/tokenizer.h"
 #include "text/pretokenize.h"
+#include "text/text_file.h"
 #include "text/vocab.h"
+#include "text/vocab_table.h"
 #include "text_support.h"
 
 enum { PART_ADDED, PART_NORMALIZER, PART_PRE, PART_POST, PART_DECODER, PART_SETTINGS, PART_VOCAB,
@@ -288,8 +292,107 @@ static void a_missing_file_is_named_with_its_path(void **state)
     (void)state;
     support_remove();
     assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_IO);
-    assert_non_null(strstr(log_last_error(), "/tokenizer.json: "));
+    assert_non_null(strstr(log_last_error(), support_temp_dir()));
+    assert_non_null(strstr(log_last_error(), "tokenizer.json"));
     assert_int_equal(tokenizer_open("/", &t), STATUS_IO);
+}
+
+static void without_files_there_is_the_tokenizer_of_no_tokens(void **state)
+{
+    const int32_t id = 0;
+    struct tokenizer *t;
+    struct vocab_table table;
+    char mem[64], *text;
+    int32_t *ids;
+    size_t count;
+
+    (void)state;
+    support_remove();
+    assert_int_equal(tokenizer_open_or_none(support_temp_dir(), &t), STATUS_OK);
+    assert_int_equal(tokenizer_vocab_size(t), 0);
+    assert_int_equal(tokenizer_encode(t, "", 0, true, &ids, &count), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "no tokenizer files"));
+    assert_int_equal(tokenizer_decode(t, &id, 1, false, &text, &count), STATUS_INVALID);
+    assert_int_equal(vocab_table_write(t, mem, sizeof(mem)), STATUS_OK);
+    assert_int_equal(vocab_table_attach(mem, sizeof(mem), &table), STATUS_OK);
+    assert_int_equal(table.count, 0);
+    tokenizer_close(t);
+    /* a broken tokenizer is not none */
+    support_write("tokenizer.json", "{", 1);
+    assert_int_equal(tokenizer_open_or_none(support_temp_dir(), &t), STATUS_INVALID);
+}
+
+/* Opening would wait for ever on the one, read for ever from the other. */
+static void what_is_no_file_is_refused_at_once(void **state)
+{
+    char path[1024];
+    struct tokenizer *t;
+
+    (void)state;
+    support_remove();
+    snprintf(path, sizeof(path), "%s/tokenizer.json", support_temp_dir());
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "tokenizer.json is a pipe"));
+    unlink(path);
+    assert_int_equal(symlink("/dev/zero", path), 0);
+    assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "is a device"));
+    unlink(path);
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "is a directory"));
+    rmdir(path);
+    assert_int_equal(symlink("nowhere", path), 0);
+    assert_int_equal(tokenizer_open_or_none(support_temp_dir(), &t), STATUS_IO);
+    assert_non_null(strstr(log_last_error(), "which is not there"));
+    unlink(path);
+}
+
+static void what_people_have_instead_is_named(void **state)
+{
+    static const struct {
+        const char *name, *bytes, *why;
+    } cases[] = {
+        { "tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "Git LFS pointer" },
+        { "tokenizer.json", "\n<!DOCTYPE html><html></html>", "web page" },
+        { "tokenizer.json", "", "is empty" },
+        { "tokenizer_config.json", "PK\3\4zip", "zip archive" },
+        { "tokenizer_config.json", "Entry not found", "is text (\"Entry not found\")" },
+    };
+    struct tokenizer *t;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct text_buffer sound_file = make_file(-1, NULL, false);
+
+        support_remove();
+        support_write("tokenizer.json", sound_file.bytes, sound_file.count);
+        text_buffer_free(&sound_file);
+        support_write(cases[i].name, cases[i].bytes, strlen(cases[i].bytes));
+        assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_INVALID);
+        if (strstr(log_last_error(), cases[i].why) == NULL
+            || strstr(log_last_error(), cases[i].name) == NULL)
+            fail_msg("\"%s\" gave: %s", cases[i].bytes, log_last_error());
+    }
+    support_remove();
+}
+
+/* A hole of 128 MiB and a byte: refused by its size, not read. */
+static void a_file_larger_than_any_tokenizer_is_refused(void **state)
+{
+    char path[1024];
+    struct tokenizer *t;
+
+    (void)state;
+    support_remove();
+    support_write("tokenizer.json", "{", 1);
+    snprintf(path, sizeof(path), "%s/tokenizer.json", support_temp_dir());
+    assert_int_equal(truncate(path, ((off_t)TEXT_FILE_MOST_BYTES) + 1), 0);
+    assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "has 134217729 bytes, more than 134217728"));
+    support_remove();
 }
 
 static int remove_files(void **state)
@@ -310,6 +413,10 @@ int main(void)
         cmocka_unit_test(random_damage_is_harmless),
         cmocka_unit_test(the_config_file_decides_what_is_special),
         cmocka_unit_test(a_missing_file_is_named_with_its_path),
+        cmocka_unit_test(without_files_there_is_the_tokenizer_of_no_tokens),
+        cmocka_unit_test(what_is_no_file_is_refused_at_once),
+        cmocka_unit_test(what_people_have_instead_is_named),
+        cmocka_unit_test(a_file_larger_than_any_tokenizer_is_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, remove_files);

@@ -48,6 +48,24 @@ static void tokens_are_read_back(void **state)
     assert_false(vocab_table_get(&t, -1, &bytes, &count, &special));
 }
 
+/* What the text worker of a model without a tokenizer writes. */
+static void an_empty_table_is_one_without_tokens(void **state)
+{
+    const uint32_t mem[5] = { VOCAB_TABLE_MAGIC, VOCAB_TABLE_VERSION, 0, 0, 0 };
+    struct vocab_table t;
+    const uint8_t *bytes;
+    size_t count;
+    bool special;
+
+    (void)state;
+    assert_int_equal(vocab_table_size(0, 0), sizeof(mem));
+    assert_int_equal(vocab_table_attach(mem, sizeof(mem), &t), STATUS_OK);
+    assert_int_equal(t.count, 0);
+    assert_false(vocab_table_get(&t, 0, &bytes, &count, &special));
+    assert_false(vocab_table_get(&t, -1, &bytes, &count, &special));
+    assert_int_equal(vocab_table_attach(mem, sizeof(mem) - 1, &t), STATUS_INVALID);
+}
+
 static void broken_tables_are_refused(void **state)
 {
     struct sample bad[8];
@@ -117,6 +135,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_are_read_back),
+        cmocka_unit_test(an_empty_table_is_one_without_tokens),
         cmocka_unit_test(broken_tables_are_refused),
         cmocka_unit_test(a_table_that_changes_is_never_left),
         cmocka_unit_test(random_damage_is_harmless),
