@@ -39,8 +39,8 @@ struct supervisor;
 
 /* Limits: what is under way, over all and for one client. */
 enum {
-    MOST_REQUESTS = 1 << 16,
-    MOST_REQUESTS_EACH = 1 << 14,
+    MOST_REQUESTS = 1 << 18,
+    MOST_REQUESTS_EACH = 1 << 16,
     MOST_PROMPT_BYTES = 256 << 20,
     MOST_PROMPT_BYTES_EACH = 64 << 20,
     MOST_PARTIAL_BYTES = 64 << 20,  /* of frames that are not whole yet, over all */
