@@ -99,13 +99,14 @@ struct request_msg {
 };
 
 /* Rank 0 to supervisor. */
-enum token_kind { TOKEN_ID, TOKEN_DONE };
+enum token_kind { TOKEN_ID, TOKEN_DONE, TOKEN_BROKEN };
 struct token_msg {
     uint32_t generation;
     uint16_t kind, finish; /* enum quern_finish with TOKEN_DONE */
     uint64_t id;
     int32_t token;
     uint32_t output_tokens; /* with TOKEN_DONE: the end token counts */
+    uint64_t step;          /* with TOKEN_BROKEN: its logits were not finite; the last message */
 };
 
 /* Supervisor to text worker, and back. */

@@ -271,6 +271,16 @@ static void take_done(struct supervisor *sv, struct request *r, const struct tok
     request_free(sv, r);
 }
 
+/* No fault of the request's: the model, or a layer's arithmetic, is broken. */
+static void take_broken(struct supervisor *sv, struct request *r, const struct token_msg *m)
+{
+    send_news(r);
+    log_fail(STATUS_INTERNAL, "step %llu gave logits that are not finite: a weight of this checkpoint "
+        "may be damaged; with QUERN_CHECK_FINITE=1 the first layer that they come from is named",
+        (unsigned long long)m->step);
+    request_end_with_error(sv, r, log_last_error());
+}
+
 static void take_token(struct supervisor *sv, struct request *r, int32_t token)
 {
     if (r->first_ns == 0)
@@ -301,6 +311,8 @@ static enum status take_tokens(struct supervisor *sv)
         if (r != NULL && r->state == REQUEST_RUNNING) {
             if (m->kind == TOKEN_DONE)
                 take_done(sv, r, m);
+            else if (m->kind == TOKEN_BROKEN)
+                take_broken(sv, r, m);
             else
                 take_token(sv, r, m->token);
         }

@@ -52,16 +52,18 @@ static void emit(void *context, const struct engine_event *e)
         [ENGINE_STOP] = QUERN_FINISH_STOP,
         [ENGINE_LENGTH] = QUERN_FINISH_LENGTH,
         [ENGINE_CANCELLED] = QUERN_FINISH_CANCELLED,
+        [ENGINE_BROKEN] = QUERN_FINISH_CANCELLED, /* not told: an error is */
     };
     struct leader *l = context;
 
     tell(l, &(struct token_msg){
         .generation = l->w->shared->control->generation,
-        .kind = e->done ? TOKEN_DONE : TOKEN_ID,
+        .kind = !e->done ? TOKEN_ID : e->finish == ENGINE_BROKEN ? TOKEN_BROKEN : TOKEN_DONE,
         .finish = e->done ? finish[e->finish] : 0,
         .id = e->id,
         .token = e->token,
         .output_tokens = e->output_tokens,
+        .step = e->step,
     });
 }
 
