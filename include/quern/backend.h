@@ -30,7 +30,7 @@ struct executable; /* a program loaded on a device */
 struct step_result {
     uint64_t number;
     uint32_t n_outputs;
-    const int32_t *ids;   /* [n_outputs]; -1 for an OUTPUT_LOGITS row */
+    const int32_t *ids;   /* [n_outputs]; NO_ID or BROKEN_ID where plan.h says so */
     const float *logits;  /* rank 0: [n_outputs, vocab] f32, rows of OUTPUT_LOGITS rows filled;
                            * NULL when the plan wants none */
 };

@@ -29,6 +29,13 @@ enum row_output {
     OUTPUT_LOGITS, /* gather the logits of the last `n_outputs` tokens to the leader */
 };
 
+/* What a step gives for an output in place of an id. */
+enum {
+    NO_ID = -1,     /* of an OUTPUT_LOGITS row: nothing was sampled */
+    BROKEN_ID = -2, /* the row's logits are not finite: a NaN or plus infinity among them, or
+                     * nothing but minus infinity. The slot's last id is 0 then */
+};
+
 struct plan_row {
     uint32_t slot;
     uint32_t first_token; /* index into tokens[] */

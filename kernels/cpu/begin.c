@@ -80,7 +80,7 @@ static void list_outputs(struct step *s)
         if (row[i].output == OUTPUT_TOKEN)
             add_draw(x, &row[i], output);
         for (uint32_t o = 0; o < row[i].n_outputs; o++) {
-            s->ids[output] = -1;
+            s->ids[output] = NO_ID;
             x->picked[output++] = first + o;
         }
     }
@@ -184,6 +184,9 @@ void step_commit(struct step *s)
 
     for (uint32_t i = 0; i < s->plan->n_rows; i++)
         x->sequences[row[i].slot].length += row[i].n_tokens;
-    for (uint32_t i = 0; i < x->n_draws; i++)
-        x->sequences[x->draws[i].slot].last_id = s->ids[x->draws[i].output];
+    for (uint32_t i = 0; i < x->n_draws; i++) {
+        int32_t id = s->ids[x->draws[i].output];
+
+        x->sequences[x->draws[i].slot].last_id = id >= 0 ? id : 0;
+    }
 }

@@ -194,7 +194,7 @@ void plan_barriers(struct executable *x)
         const struct op *op = &p->ops[i], *next = op + 1;
         bool last = i == p->n_ops - 1;
 
-        x->barrier_after[i] = last || !table[op->kind].rowwise_end ||
+        x->barrier_after[i] = last || x->checks_finite || !table[op->kind].rowwise_end ||
                               !table[next->kind].rowwise_begin ||
                               extent_of(p, op) != extent_of(p, next) ||
                               x->own_rows[i] != x->own_rows[i + 1] ||
@@ -232,6 +232,11 @@ void step_run(void *context, int thread)
             s->told[thread] = status;
         if (x->barrier_after[i] && pool_barrier(x->device->pool, status != STATUS_OK))
             break;
+        if (x->checks_finite) {
+            if (thread == 0)
+                finite_check(s, i);
+            pool_barrier(x->device->pool, false);
+        }
     }
     if (thread == 0)
         step_end(s, i);

@@ -85,6 +85,8 @@ struct step {
     enum status *told;   /* [threads] a thread that failed says why, before the barrier */
     enum status status;  /* thread 0, at the end */
     int failed_op;
+    int suspect_op;      /* finite.c: the first that is not finite, and where; -1: none was seen */
+    uint32_t suspect_row;
 };
 
 struct executable {
@@ -127,6 +129,8 @@ struct executable {
     uint64_t submitted;      /* caller writes */
     enum status broken;      /* caller's: what wait() answers for ever */
     enum status failed;      /* thread 0's: no step runs any more */
+    bool checks_finite;      /* each operation's output is looked at */
+    bool suspect_told;       /* caller's */
     char why[160];           /* thread 0 writes, when it finds the fault itself */
 };
 
@@ -143,6 +147,12 @@ void step_commit(struct step *s);
 
 /* pool_work: runs a step. context: struct step. */
 void step_run(void *context, int thread);
+
+/* finite.c: whether QUERN_CHECK_FINITE asks for it; a look at what operation i wrote, by thread 0
+ * behind a barrier; and what was seen, told once, by the caller. */
+bool finite_wanted(void);
+void finite_check(struct step *s, int i);
+void finite_tell(struct executable *x, const struct step *s);
 
 /* Fills own_rows and barrier_after (exec.c). */
 void plan_barriers(struct executable *x);

@@ -118,6 +118,7 @@ static enum status cpu_program_load(struct device *d, const struct program *p,
     x->program = p;
     x->comm = program_comm(p);
     x->threads = pool_threads(d->pool);
+    x->checks_finite = finite_wanted();
     cpu_program_bytes(d, p, x->bytes);
     x->memory = memory_map(x->bytes[0], false);
     x->cache = memory_map(x->bytes[1], false);
@@ -178,6 +179,7 @@ static enum status cpu_submit(struct executable *x, const struct plan *plan)
     s->number = plan->number;
     s->wants_logits = wants_logits(s->plan) && (is_alone(x) || x->comm->rank == 0);
     s->status = STATUS_OK;
+    s->suspect_op = -1;
     memset(s->told, 0, (size_t)x->threads * sizeof(*s->told));
     status = pool_post(x->device->pool, step_run, s, &s->ticket);
     if (status != STATUS_OK) {
@@ -228,6 +230,7 @@ static enum status cpu_wait(struct executable *x, uint64_t number, struct step_r
     pool_wait(x->device->pool, s->ticket);
     if (s->status != STATUS_OK)
         return tell_failure(x, s);
+    finite_tell(x, s);
     *result = (struct step_result){
         .number = number,
         .n_outputs = s->plan->n_outputs,

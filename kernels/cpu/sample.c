@@ -40,9 +40,7 @@ static bool mass_needed(const struct sampling *s, uint32_t vocab)
 
 static float scaled(float logit, float temperature)
 {
-    float z = logit / temperature;
-
-    return z != z ? -INFINITY : z + 0.0f; /* and no -0, so that equal values have equal bits */
+    return logit / temperature + 0.0f; /* no -0, so that equal values have equal bits */
 }
 
 static float min_p_cut(float max, const struct sampling *s)
@@ -58,8 +56,13 @@ struct pick pick_best(struct pick a, struct pick b)
     if (a.id == UINT32_MAX || b.id == UINT32_MAX)
         return a.id == UINT32_MAX ? b : a;
     if (a.value != b.value)
-        return a.value > b.value ? a : b;
+        return a.value > b.value || a.value != a.value ? a : b; /* a NaN stays */
     return a.id < b.id ? a : b;
+}
+
+uint32_t pick_id(struct pick best)
+{
+    return best.value > -INFINITY ? best.id : SAMPLE_BROKEN; /* a NaN is not */
 }
 
 /* The better of `best` and this token with its noise. Rounding is monotone, so where a bound
@@ -82,8 +85,11 @@ struct pick pick_greedy(const float *logits, uint32_t n, uint32_t first)
     struct pick best = {.value = -INFINITY, .id = n > 0 ? first : UINT32_MAX};
 
     for (uint32_t i = 0; i < n; i++)
-        if (logits[i] > best.value)
+        if (!(logits[i] <= best.value)) { /* larger, or a NaN */
             best = (struct pick){logits[i], first + i};
+            if (!(logits[i] < INFINITY))
+                return (struct pick){NAN, first + i};
+        }
     return best;
 }
 
@@ -93,7 +99,7 @@ struct pick pick_plain(const float *logits, uint32_t n, uint32_t first, const st
     struct pick top = pick_greedy(logits, n, first), best = {.id = UINT32_MAX};
     float max = scaled(top.value, s->temperature), cut = min_p_cut(max, s);
 
-    if (n == 0)
+    if (n == 0 || isnan(top.value))
         return top;
     best = try_token(best, max, top.id, s, position); /* first: it rules out the most */
     for (uint32_t i = 0; i < n; i++) {
@@ -160,6 +166,8 @@ void list_mass(struct mass *m, const float *logits, uint32_t n, const struct sam
     max = scaled(pick_greedy(logits, n, 0).value, s->temperature);
     least = max - 0.6931472f * (MASS_BINS + 1); /* below: no bin */
     memset(m, 0, sizeof(*m));
+    if (isnan(max))
+        return; /* it is told in the list; here it would lead past the bins */
     m->top = power_of(max).exponent;
     for (uint32_t i = 0; i < n; i++) {
         float z = scaled(logits[i], s->temperature);
@@ -230,7 +238,8 @@ static void sort_candidates(struct candidate *a, struct candidate *b, uint32_t n
     memcpy(a, b, n * sizeof(*a)); /* an odd number of digits ends in b */
 }
 
-/* Keeps the best `room` of what came so far at the front of a; later equals lose to them. */
+/* Keeps the best `room` of what came so far at the front of a; later equals lose to them. 0: a NaN
+ * or plus infinity is among them. */
 static uint32_t collect(struct candidate *a, struct candidate *b, uint32_t room,
     const float *logits, uint32_t n, uint32_t first, float temperature)
 {
@@ -241,6 +250,8 @@ static uint32_t collect(struct candidate *a, struct candidate *b, uint32_t room,
     for (uint32_t i = 0; i < n; i++) {
         float z = scaled(logits[i], temperature);
 
+        if (!(logits[i] < INFINITY))
+            return 0;
         if (cut && !(z > least))
             continue;
         a[held++] = (struct candidate){z, first + i};
@@ -263,6 +274,10 @@ uint32_t list_make(struct candidate *out, uint32_t room, const float *logits, ui
     if (n == 0)
         return 0;
     held = collect(scratch->a, scratch->b, room, logits, n, first, s->temperature);
+    if (held == 0) {
+        *out = (struct candidate){NAN, first};
+        return 1;
+    }
     if (out != scratch->a)
         memcpy(out, scratch->a, held * sizeof(*out));
     return held;
@@ -355,6 +370,11 @@ static enum status choose(const struct list *lists, int n_lists, const struct sa
     return STATUS_OK;
 }
 
+static bool list_is_broken(const struct list *l)
+{
+    return l->n > 0 && isnan(l->candidates[0].z);
+}
+
 enum status lists_decide(const struct list *lists, int n_lists, const struct sampling *s,
     uint32_t vocab, uint32_t position, uint32_t *id)
 {
@@ -364,8 +384,17 @@ enum status lists_decide(const struct list *lists, int n_lists, const struct sam
     enum status status;
     int32_t top;
 
+    for (int l = 0; l < n_lists; l++)
+        if (list_is_broken(&lists[l])) {
+            *id = SAMPLE_BROKEN;
+            return STATUS_OK;
+        }
     if (n_lists > SAMPLE_MAX_LISTS || merge_next(&m, &first) != STATUS_OK)
         return STATUS_AGAIN;
+    if (!(first.z > -INFINITY)) {
+        *id = SAMPLE_BROKEN;
+        return STATUS_OK;
+    }
     top = power_of(first.z).exponent;
     if (mass_needed(s, vocab))
         kept.weight = mass_total(lists, n_lists, top);
@@ -401,8 +430,8 @@ uint32_t sample_row(const float *logits, uint32_t vocab, const struct sampling *
     uint32_t position, struct sample_scratch *scratch)
 {
     switch (sample_mode(s, vocab, true)) {
-    case SAMPLE_GREEDY: return pick_greedy(logits, vocab, 0).id;
-    case SAMPLE_PLAIN: return pick_plain(logits, vocab, 0, s, position).id;
+    case SAMPLE_GREEDY: return pick_id(pick_greedy(logits, vocab, 0));
+    case SAMPLE_PLAIN: return pick_id(pick_plain(logits, vocab, 0, s, position));
     case SAMPLE_LIST: break;
     }
     return sample_list(logits, vocab, s, position, scratch);

@@ -5,8 +5,9 @@
  * z >= the k-th largest of the kept, ties included; top_p sorts what is left
  * (descending, then ascending id), takes its softmax and keeps a token if the
  * probabilities before it sum to less than top_p, the first always. The id is
- * the largest z + token_noise() of the kept. All ties: the lowest id. A NaN
- * counts as minus infinity.
+ * the largest z + token_noise() of the kept. All ties: the lowest id. Logits
+ * that are not finite have no answer: SAMPLE_BROKEN where a NaN or plus infinity
+ * is among them, or nothing but minus infinity.
  *
  * In shards: each rank makes a short list (its best tokens in order, and the
  * mass of all of its tokens), all ranks see all lists and decide alike. The
@@ -26,6 +27,7 @@
 #include "quern/plan.h"
 
 enum { SAMPLE_MAX_LISTS = 64 };
+#define SAMPLE_BROKEN ((uint32_t)BROKEN_ID) /* in place of an id */
 
 enum sample_mode {
     SAMPLE_GREEDY, /* the largest logit */
@@ -41,7 +43,8 @@ struct candidate {
     uint32_t id;
 };
 
-/* The best of a shard by logit (greedy) or by z + noise; id UINT32_MAX when it is empty. */
+/* The best of a shard by logit (greedy) or by z + noise; id UINT32_MAX when it is empty. The value
+ * is a NaN where a NaN or plus infinity is among the logits, and that is better than any other. */
 struct pick {
     float value;
     uint32_t id;
@@ -53,6 +56,8 @@ struct pick pick_plain(const float *logits, uint32_t n, uint32_t first, const st
     uint32_t position);
 /* The better one of two shards' picks. */
 struct pick pick_best(struct pick a, struct pick b);
+/* The id of the best of all shards, or SAMPLE_BROKEN. */
+uint32_t pick_id(struct pick best);
 
 /* Sums of exp(z), a bin a power of two: bins[i] counts those in
  * [0.7, 1.42) 2^(top - i), in units of 2^(top - i - MASS_BITS). */
@@ -75,19 +80,20 @@ struct sample_scratch {
     struct candidate *a, *b;
 };
 
-/* The `room` best of a shard into out [room], sorted. Returns how many: min(room, n). */
+/* The `room` best of a shard into out [room], sorted. Returns how many: min(room, n); 1 and z a NaN
+ * where a NaN or plus infinity is among the logits. */
 uint32_t list_make(struct candidate *out, uint32_t room, const float *logits, uint32_t n,
     uint32_t first, const struct sampling *s, struct sample_scratch *scratch);
 /* The whole shard's mass, if top_p alone filters; otherwise nothing reads it. */
 void list_mass(struct mass *m, const float *logits, uint32_t n, const struct sampling *s,
     uint32_t vocab);
 
-/* OK and *id, or AGAIN when the lists end before the decision. `lists` is one per shard,
- * SAMPLE_MAX_LISTS at most. */
+/* OK and *id (or SAMPLE_BROKEN), or AGAIN when the lists end before the decision. `lists` is one per
+ * shard, SAMPLE_MAX_LISTS at most. */
 enum status lists_decide(const struct list *lists, int n_lists, const struct sampling *s,
     uint32_t vocab, uint32_t position, uint32_t *id);
 
-/* The whole row: logits [vocab] -> id. position: the one that the new token will have. */
+/* The whole row: logits [vocab] -> id, or SAMPLE_BROKEN. position: the one that the new token will have. */
 uint32_t sample_row(const float *logits, uint32_t vocab, const struct sampling *s,
     uint32_t position, struct sample_scratch *scratch);
 

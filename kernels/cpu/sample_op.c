@@ -110,13 +110,16 @@ static void decide(struct step *s, struct draw *d)
 {
     struct executable *x = s->x;
     struct pick best = {.id = UINT32_MAX};
+    uint32_t id = 0;
 
-    if (d->mode == SAMPLE_LIST)
-        d->whole = decide_lists(x, d, &best.id) != STATUS_OK;
-    else
+    if (d->mode == SAMPLE_LIST) {
+        d->whole = decide_lists(x, d, &id) != STATUS_OK;
+    } else {
         for (int r = 0; r < x->comm->size; r++)
             best = pick_best(best, record_of(x, d, r)->pick);
-    s->ids[d->output] = (int32_t)best.id;
+        id = pick_id(best);
+    }
+    s->ids[d->output] = (int32_t)id;
 }
 
 /* Who owns which ids; the same question and answer on every rank, once. */

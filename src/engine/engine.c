@@ -307,27 +307,31 @@ static bool is_eos(const struct engine *e, int32_t id)
     return false;
 }
 
-static void end_sequence(struct sequence *s, enum engine_finish finish, engine_emit *emit,
-    void *context)
+static void end_sequence(struct sequence *s, enum engine_finish finish, uint64_t step,
+    engine_emit *emit, void *context)
 {
     s->ended = true;
-    emit(context, &(struct engine_event){
-        .id = s->id, .done = true, .finish = finish, .output_tokens = s->produced});
+    emit(context, &(struct engine_event){.id = s->id, .done = true, .finish = finish,
+        .output_tokens = s->produced, .step = step});
 }
 
-static void take_id(struct engine *e, struct sequence *s, int32_t id, engine_emit *emit,
-    void *context)
+static void take_id(struct engine *e, struct sequence *s, int32_t id, uint64_t step,
+    engine_emit *emit, void *context)
 {
     if (s->ended)
         return; /* the row planned before its end was noticed */
+    if (id == BROKEN_ID) {
+        end_sequence(s, ENGINE_BROKEN, step, emit, context);
+        return;
+    }
     s->produced++;
     if (!s->ignore_eos && is_eos(e, id)) {
-        end_sequence(s, ENGINE_STOP, emit, context);
+        end_sequence(s, ENGINE_STOP, step, emit, context);
         return;
     }
     emit(context, &(struct engine_event){.id = s->id, .token = id});
     if (s->produced == s->max_tokens)
-        end_sequence(s, ENGINE_LENGTH, emit, context);
+        end_sequence(s, ENGINE_LENGTH, step, emit, context);
 }
 
 /* Frees what no step under way names any more. */
@@ -355,7 +359,7 @@ void engine_done(struct engine *e, uint64_t number, const int32_t *ids, engine_e
     struct planned_step *step = &e->steps[number % STEPS_KEPT];
 
     for (uint32_t i = 0; i < step->n_outputs; i++)
-        take_id(e, step->outputs[i], ids[i], emit, context);
+        take_id(e, step->outputs[i], ids[i], number, emit, context);
     e->done_number = number + 1;
     retire(e);
 }
@@ -366,13 +370,13 @@ void engine_cancel(struct engine *e, uint64_t id, engine_emit *emit, void *conte
         if ((*at)->id == id) {
             struct sequence *s = list_take(&e->waiting, at);
 
-            end_sequence(s, ENGINE_CANCELLED, emit, context);
+            end_sequence(s, ENGINE_CANCELLED, 0, emit, context);
             sequence_free(s);
             return;
         }
     for (struct sequence *s = e->running.head; s != NULL; s = s->next)
         if (s->id == id && !s->ended)
-            end_sequence(s, ENGINE_CANCELLED, emit, context);
+            end_sequence(s, ENGINE_CANCELLED, 0, emit, context);
     retire(e);
 }
 

@@ -24,7 +24,12 @@
 
 struct engine;
 
-enum engine_finish { ENGINE_STOP, ENGINE_LENGTH, ENGINE_CANCELLED };
+enum engine_finish {
+    ENGINE_STOP,
+    ENGINE_LENGTH,
+    ENGINE_CANCELLED,
+    ENGINE_BROKEN, /* its logits were not finite: no fault of the request's, and no id */
+};
 
 struct engine_options {
     struct plan_limits limits;
@@ -50,6 +55,7 @@ struct engine_event {
     int32_t token;            /* unless done */
     enum engine_finish finish; /* if done */
     uint32_t output_tokens;   /* if done: the end token counts */
+    uint64_t step;            /* if ENGINE_BROKEN: whose logits they were */
 };
 typedef void engine_emit(void *context, const struct engine_event *event);
 
@@ -71,8 +77,8 @@ void engine_pause(struct engine *e, uint64_t id, bool paused);
 /* Writes the next step into `plan` (plan_max_bytes() long). AGAIN: nothing to do. */
 enum status engine_plan(struct engine *e, struct plan *plan);
 
-/* Step `number` is done with ids[n_outputs], in the order of the plan's outputs. Steps are
- * reported in order, each once. */
+/* Step `number` is done with ids[n_outputs] (or BROKEN_ID, which ends the request), in the order of
+ * the plan's outputs. Steps are reported in order, each once. */
 void engine_done(struct engine *e, uint64_t number, const int32_t *ids, engine_emit *emit,
     void *context);
 

@@ -215,8 +215,9 @@ static void take_error(struct request *r, const struct token_msg *m)
         request_fail(r, QUERN_CODE_TOO_LONG, line);
         return;
     case TOKEN_ERROR_LOGITS:
-        snprintf(line, sizeof(line), "the model's logits are not finite in step %llu: its weights are "
-            "damaged, or overflow in this --compute", (unsigned long long)m->detail[0]);
+        snprintf(line, sizeof(line), "step %llu gave logits that are not finite: a weight of this "
+            "checkpoint may be damaged; with QUERN_CHECK_FINITE=1 the first layer that they come from "
+            "is named", (unsigned long long)m->detail[0]);
         request_fail(r, QUERN_CODE_MODEL, line);
         return;
     case TOKEN_ERROR_NO_MEMORY:

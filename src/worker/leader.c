@@ -77,16 +77,19 @@ static void emit(void *context, const struct engine_event *e)
         [ENGINE_STOP] = QUERN_FINISH_STOP,
         [ENGINE_LENGTH] = QUERN_FINISH_LENGTH,
         [ENGINE_CANCELLED] = QUERN_FINISH_CANCELLED,
+        [ENGINE_BROKEN] = QUERN_FINISH_CANCELLED, /* not told: an error is */
     };
     struct leader *l = context;
 
     tell(l, &(struct token_msg){
         .generation = l->w->shared->generation,
-        .kind = e->done ? TOKEN_DONE : TOKEN_ID,
+        .kind = !e->done ? TOKEN_ID : e->finish == ENGINE_BROKEN ? TOKEN_ERROR : TOKEN_DONE,
         .finish = e->done ? finish[e->finish] : 0,
         .id = e->id,
         .token = e->token,
         .output_tokens = e->output_tokens,
+        .error = TOKEN_ERROR_LOGITS,
+        .detail = {e->step},
     });
 }
 

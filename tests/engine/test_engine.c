@@ -326,6 +326,33 @@ static void step_has_no_more_outputs_than_its_limit(void **state)
     assert_true(engine_idle(b->engine));
 }
 
+static void broken_output_ends_its_own_request_alone(void **state)
+{
+    struct bench *b = *state;
+    const int32_t good[2] = {1, 1}, bad[2] = {BROKEN_ID, 1};
+
+    assert_int_equal(add(b, 1, 2, 3), STATUS_OK);
+    assert_int_equal(add(b, 2, 2, 3), STATUS_OK);
+    planned(b);
+    done(b, 0, good);
+    planned(b);
+    planned(b); /* planned ahead: the row of the broken one is dropped */
+    b->n_events = 0;
+    done(b, 1, bad);
+    assert_int_equal(b->n_events, 2);
+    assert_int_equal(b->events[0].id, 1);
+    assert_true(b->events[0].done);
+    assert_int_equal(b->events[0].finish, ENGINE_BROKEN);
+    assert_int_equal(b->events[0].step, 1);
+    assert_int_equal(b->events[0].output_tokens, 1);
+    assert_int_equal(b->events[1].token, 1);
+    done(b, 2, bad);
+    assert_int_equal(b->n_events, 4);
+    assert_int_equal(b->events[3].id, 2);
+    assert_int_equal(b->events[3].finish, ENGINE_LENGTH);
+    assert_true(engine_idle(b->engine));
+}
+
 static void end_of_the_context_cuts_the_answer(void **state)
 {
     struct bench *b = *state;
@@ -371,6 +398,7 @@ int main(void)
             open_small_pool, close_bench),
         cmocka_unit_test_setup_teardown(step_has_no_more_outputs_than_its_limit, open_few_outputs,
             close_bench),
+        ENGINE_TEST(broken_output_ends_its_own_request_alone),
         ENGINE_TEST(end_of_the_context_cuts_the_answer),
         ENGINE_TEST(engine_may_be_closed_in_the_middle),
     };

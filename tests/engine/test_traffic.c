@@ -53,6 +53,7 @@ static void check_end(struct run *r, const struct expected *x, const struct engi
         if (!x->cancelled || e->output_tokens != x->got)
             wrong(r, "cancelled by nobody");
         break;
+    case ENGINE_BROKEN: wrong(r, "broken, with an id"); break;
     }
 }
 

@@ -177,7 +177,7 @@ static uint32_t sample_shards(const float *l, uint32_t vocab, int ranks, const s
         }
     }
     if (mode != SAMPLE_LIST)
-        return best.id;
+        return pick_id(best);
     if (lists_decide(lists, ranks, s, vocab, position, &id) == STATUS_OK)
         return id;
     (*whole_rows)++;
@@ -297,28 +297,69 @@ static void draws_follow_the_softmax_of_what_is_kept(void **state)
 
 static void greedy_takes_the_lowest_id_of_a_tie(void **state)
 {
-    const float l[] = {-1, 3, 2, 3, NAN, 3};
+    const float l[] = {-1, 3, 2, 3, -INFINITY, 3};
     const struct sampling s = {.temperature = 0, .top_p = 0.5f, .top_k = 3};
 
     (void)state;
     assert_int_equal(sample_row(l, 6, &s, 0, &(struct sample_scratch){0}), 1);
 }
 
+/* Whole and in shards, sampled in every way. */
+static const struct sampling every_way[] = {{.temperature = 0, .top_p = 1},
+    {.temperature = 1, .top_p = 1}, {.temperature = 2e-5f, .top_p = 0.9f},
+    {.temperature = 1, .top_p = 1, .min_p = 0.5f}, {.temperature = 1, .top_p = 0, .top_k = 2}};
+enum { WAYS = sizeof(every_way) / sizeof(every_way[0]) };
+
+static void check_every_way(const float *l, uint32_t n, bool broken)
+{
+    struct sample_scratch scratch = scratch_new(n);
+    int whole_rows = 0;
+
+    for (int w = 0; w < WAYS; w++) {
+        uint32_t id = sample_row(l, n, &every_way[w], 1, &scratch);
+
+        if (broken ? id != SAMPLE_BROKEN : id >= n)
+            fail_msg("way %d of [%g, %g, ...]: %u", w, l[0], l[1], id);
+        for (int ranks = 2; ranks <= MOST_RANKS; ranks++)
+            assert_int_equal(
+                sample_shards(l, n, ranks, &every_way[w], 1, &scratch, &whole_rows), id);
+    }
+    scratch_free(&scratch);
+}
+
 static void odd_values_still_give_an_id(void **state)
 {
-    const float rows[][4] = {{NAN, NAN, NAN, NAN}, {-INFINITY, -INFINITY, -INFINITY, -INFINITY},
-        {0, INFINITY, 1, INFINITY}, {1e30f, -1e30f, 3e38f, 0}, {NAN, 1, 2, -INFINITY}};
-    const struct sampling settings[] = {{.temperature = 1, .top_p = 1},
-        {.temperature = 2e-5f, .top_p = 0.9f}, {.temperature = 1, .top_p = 1, .min_p = 0.5f},
-        {.temperature = 1, .top_p = 0, .top_k = 2}};
+    const float rows[][4] = {{1e30f, -1e30f, 3e38f, 0}, {-INFINITY, 1, 2, -INFINITY},
+        {-INFINITY, -INFINITY, -INFINITY, -3e30f}, {-0.0f, 0, -INFINITY, -0.0f}};
     struct sample_scratch scratch = scratch_new(4);
 
     (void)state;
-    for (int r = 0; r < 5; r++)
-        for (int s = 0; s < 4; s++)
-            assert_true(sample_row(rows[r], 4, &settings[s], 1, &scratch) < 4);
-    assert_true(sample_row(rows[3], 4, &settings[0], 1, &scratch) == 2);
+    for (int r = 0; r < 4; r++)
+        check_every_way(rows[r], 4, false);
+    assert_true(sample_row(rows[0], 4, &every_way[1], 1, &scratch) == 2);
     scratch_free(&scratch);
+}
+
+static void logits_that_are_not_finite_give_no_id(void **state)
+{
+    const float bad[] = {NAN, -NAN, INFINITY};
+    float *l = random_logits(1000, 77, 3, 0);
+    float none[9];
+
+    (void)state;
+    for (int i = 0; i < 9; i++)
+        none[i] = -INFINITY;
+    check_every_way(none, 9, true);
+    for (int b = 0; b < 3; b++)
+        for (uint32_t at = 0; at < 1000; at += 111) { /* the first, the last, between */
+            float was = l[at];
+
+            l[at] = bad[b];
+            check_every_way(l, 1000, true);
+            l[at] = was;
+        }
+    check_every_way(l, 1000, false);
+    free(l);
 }
 
 static void a_long_nucleus_is_followed_to_its_end(void **state)
@@ -349,6 +390,7 @@ int main(void)
         cmocka_unit_test(draws_follow_the_softmax_of_what_is_kept),
         cmocka_unit_test(greedy_takes_the_lowest_id_of_a_tie),
         cmocka_unit_test(odd_values_still_give_an_id),
+        cmocka_unit_test(logits_that_are_not_finite_give_no_id),
         cmocka_unit_test(a_long_nucleus_is_followed_to_its_end),
     };
 
