@@ -21,6 +21,8 @@ struct backend_options {
     int threads;         /* CPU: of the pool, >= 1 */
     int first_cpu;       /* CPU: where to pin the pool's first thread; -1: do not pin */
     const char *isa;     /* CPU: "scalar", "avx2", ...; NULL: the best there is */
+    _Atomic uint64_t *progress; /* moves with every operation that is done, so that a long step can
+                                 * be told from one that hangs; NULL: nobody looks */
 };
 
 struct device;     /* a backend's own */

@@ -218,6 +218,13 @@ static void step_end(struct step *s, int op)
     x->failed = s->status;
 }
 
+/* relaxed: it is only looked at whether it moves */
+static void note_progress(const struct step *s)
+{
+    if (s->x->device->progress != NULL)
+        atomic_fetch_add_explicit(s->x->device->progress, 1, memory_order_relaxed);
+}
+
 void step_run(void *context, int thread)
 {
     struct step *s = context;
@@ -230,6 +237,8 @@ void step_run(void *context, int thread)
 
         if (status != STATUS_OK)
             s->told[thread] = status;
+        if (thread == 0)
+            note_progress(s);
         if (x->barrier_after[i] && pool_barrier(x->device->pool, status != STATUS_OK))
             break;
         if (x->checks_finite) {

@@ -26,6 +26,7 @@ struct device {
     struct cpu_kernels kernels;
     struct pool *pool;
     char text[64]; /* describe() */
+    _Atomic uint64_t *progress; /* thread 0 of a step writes; may be NULL */
 };
 
 struct sequence {

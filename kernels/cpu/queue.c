@@ -32,6 +32,7 @@ static enum status cpu_open(const struct backend_options *options, struct device
         goto err_free;
     snprintf(d->text, sizeof(d->text), "%s, %d thread%s", d->kernels.name, options->threads,
         options->threads == 1 ? "" : "s");
+    d->progress = options->progress;
     *out = d;
     return STATUS_OK;
 err_free:

@@ -17,7 +17,7 @@ enum stage { STAGE_STARTING, STAGE_LOADING, STAGE_READY, STAGE_STOPPED, STAGE_FA
 struct member {
     _Alignas(64) _Atomic uint32_t stage; /* release: what it says (error, facts) is written before */
     _Atomic uint64_t loaded, total;      /* bytes of weights; relaxed: only shown */
-    _Alignas(64) _Atomic uint64_t steps; /* moves while it works; relaxed: only watched */
+    _Alignas(64) _Atomic uint64_t progress; /* moves with every operation; relaxed: only watched */
     char error[LOG_LINE_BYTES];          /* with STAGE_FAILED */
 };
 

@@ -168,7 +168,7 @@ static void go_on(struct request *r)
         return;
     r->paused = false;
     sv->n_paused--;
-    sv->steps_since_ns = spin_now_ns();
+    sv->progress_since_ns = spin_now_ns();
     sv->watch_new = true;
     request_tell(r, TELL_GO_ON);
 }

@@ -119,7 +119,7 @@ static void note_running(struct supervisor *sv, struct request *r)
     request_move(r, REQUEST_RUNNING);
     r->n_before = r->n_produced;
     if (sv->n_running++ == sv->n_paused) {
-        sv->steps_since_ns = spin_now_ns();
+        sv->progress_since_ns = spin_now_ns();
         sv->watch_new = true;
     }
 }

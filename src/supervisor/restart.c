@@ -228,7 +228,7 @@ void ranks_ready(struct supervisor *sv)
     if (!take_facts(sv))
         return;
     supervisor_move(sv, SUPERVISOR_SERVING);
-    sv->steps_since_ns = spin_now_ns();
+    sv->progress_since_ns = spin_now_ns();
     if (!first) {
         tell_pause(sv, false);
         return;

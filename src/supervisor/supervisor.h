@@ -207,7 +207,7 @@ struct supervisor {
     uint64_t serial;
     struct hash_map keys;
     struct list_node tell, encoding, kept; /* kept: in the order of keep_until_ns */
-    uint64_t steps_seen, steps_since_ns; /* the step clock: watch.c */
+    uint64_t progress_seen, progress_since_ns; /* the step clock: watch.c */
     uint64_t text_since_ns;  /* the text worker has answered nothing since */
 };
 

@@ -1,8 +1,8 @@
 /* watch.c - one timer for all that may not take too long.
  *
  * What is watched, and since when:
- *   ranks         while a request runs that nobody paused: since the sum of
- *                 their steps moved last
+ *   ranks         while a request runs that nobody paused: since one of them
+ *                 did an operation of a step last
  *   text worker   while it has a prompt: since it answered last
  *   loading       since a generation was started
  *   a socket      while it takes nothing of what its client asked for
@@ -25,10 +25,10 @@ static uint64_t step_timeout_ns(const struct supervisor *sv)
     return (uint64_t)sv->config.step_timeout_s * second_ns;
 }
 
-static uint64_t steps_of(const struct supervisor *sv, uint32_t rank)
+static uint64_t progress_of(const struct supervisor *sv, uint32_t rank)
 {
     /* relaxed: only whether it moves counts */
-    return atomic_load_explicit(&sv->shared.control->ranks[rank].steps, memory_order_relaxed);
+    return atomic_load_explicit(&sv->shared.control->ranks[rank].progress, memory_order_relaxed);
 }
 
 static bool ranks_have_work(const struct supervisor *sv)
@@ -63,7 +63,7 @@ static uint32_t culprit(const struct supervisor *sv)
     for (uint32_t i = 0; i < sv->config.tp; i++) {
         if (process_state(sv->ranks[i].pid) == 'T')
             return i;
-        if (steps_of(sv, i) < steps_of(sv, behind))
+        if (progress_of(sv, i) < progress_of(sv, behind))
             behind = i;
     }
     return behind;
@@ -73,23 +73,26 @@ static uint32_t culprit(const struct supervisor *sv)
  * there is nothing to watch. */
 static uint64_t look_at_steps(struct supervisor *sv, uint64_t now)
 {
-    uint64_t steps = 0;
+    uint64_t progress = 0, quarter;
     char name[64], line[LOG_LINE_BYTES];
     const struct child *c;
 
     for (uint32_t i = 0; i < sv->config.tp; i++)
-        steps += steps_of(sv, i);
-    if (steps != sv->steps_seen || !ranks_have_work(sv)) {
-        sv->steps_seen = steps;
-        sv->steps_since_ns = now;
+        progress += progress_of(sv, i);
+    if (progress != sv->progress_seen || !ranks_have_work(sv)) {
+        sv->progress_seen = progress;
+        sv->progress_since_ns = now;
     }
     if (!ranks_have_work(sv))
         return UINT64_MAX;
-    if (now - sv->steps_since_ns < step_timeout_ns(sv))
-        return sv->steps_since_ns + step_timeout_ns(sv);
+    /* A look every quarter, three without a change: within the time, whenever it hung. */
+    quarter = step_timeout_ns(sv) / 4;
+    if (now - sv->progress_since_ns < 3 * quarter)
+        return now + quarter;
     c = &sv->ranks[culprit(sv)];
-    snprintf(line, sizeof(line), "%s has made no step for %u s%s", child_name(c, name),
-        sv->config.step_timeout_s, process_state(c->pid) == 'T' ? ": it is stopped" : "");
+    snprintf(line, sizeof(line), "%s %s: it has done nothing for %u s (--step-timeout)",
+        child_name(c, name), process_state(c->pid) == 'T' ? "is stopped" : "hangs",
+        sv->config.step_timeout_s);
     ranks_fail(sv, line);
     return UINT64_MAX;
 }

@@ -72,7 +72,7 @@ static enum status open_device(struct worker *w)
 {
     const struct runtime_config *c = &w->shared->config;
     int cores = cores_usable() / w->size;
-    struct backend_options o = {.first_cpu = -1};
+    struct backend_options o = {.first_cpu = -1, .progress = &w->seat.member->progress};
 
     w->backend = backend_find(c->backend);
     if (w->backend == NULL)
@@ -271,12 +271,9 @@ enum status worker_wait(struct worker *w, struct step_result *result)
 {
     enum status s = w->backend->wait(w->executable, w->finished, result);
 
-    if (s != STATUS_OK)
-        return s;
-    w->finished++;
-    /* relaxed: the supervisor only looks whether it moves */
-    atomic_fetch_add_explicit(&w->seat.member->steps, 1, memory_order_relaxed);
-    return STATUS_OK;
+    if (s == STATUS_OK)
+        w->finished++;
+    return s;
 }
 
 /* quern worker RANK FDS ------------------------------------------------------------------- */

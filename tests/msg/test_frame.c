@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "msg/frame.h"
+#include "quern.h"
 #include "quern/log.h"
 #include "tests/ipc/ipc_support.h"
 
@@ -20,13 +21,16 @@ static void protocol_structs_have_no_holes(void **state)
 {
     (void)state;
     assert_int_equal(sizeof(struct frame_header), 16);
-    assert_int_equal(sizeof(struct frame_submit), 40);
-    assert_int_equal(sizeof(struct frame_resume), 8);
-    assert_int_equal(sizeof(struct frame_hello), 8);
-    assert_int_equal(sizeof(struct frame_loading), 16);
-    assert_int_equal(sizeof(struct frame_ready), 8);
-    assert_int_equal(sizeof(struct frame_tokens), 16);
-    assert_int_equal(sizeof(struct frame_done), 32);
+    assert_int_equal(sizeof(struct frame_submit), SUBMIT_LEAST);
+    assert_int_equal(sizeof(struct frame_resume), RESUME_LEAST);
+    assert_int_equal(sizeof(struct frame_hello), HELLO_LEAST);
+    assert_int_equal(sizeof(struct frame_loading), LOADING_LEAST);
+    assert_int_equal(sizeof(struct frame_ready), READY_LEAST);
+    assert_int_equal(sizeof(struct frame_accepted), ACCEPTED_LEAST);
+    assert_int_equal(sizeof(struct frame_tokens), TOKENS_LEAST);
+    assert_int_equal(sizeof(struct frame_done), DONE_LEAST);
+    assert_int_equal(sizeof(struct frame_error), ERROR_LEAST);
+    assert_int_equal(sizeof(struct frame_paused), PAUSED_LEAST);
 }
 
 static void nothing_comes_out_of_nothing(void **state)
@@ -175,19 +179,117 @@ static void frame_too_large_is_refused_by_its_header(void **state)
     frame_reader_free(&r);
 }
 
-static void short_fixed_part_is_refused(void **state)
+/* A fixed part of `fixed` bytes in a payload of `bytes`. */
+static enum status read_fixed(uint32_t fixed, uint32_t bytes, struct frame_tokens *t, size_t *rest_bytes)
 {
-    struct frame_header h = {.bytes = sizeof(struct frame_submit) - 1, .type = FRAME_SUBMIT};
-    unsigned char payload[sizeof(struct frame_submit)] = {1};
-    struct frame_submit submit = {.kind = 99};
+    unsigned char payload[256] = {0};
+    struct frame_header h = {.bytes = bytes, .type = FRAME_TOKENS};
+    const void *rest;
+    enum status s;
+
+    memcpy(payload, &fixed, sizeof(fixed));
+    for (uint32_t i = 4; i < sizeof(payload); i++)
+        payload[i] = (unsigned char)i;
+    s = frame_fixed(&h, payload, t, sizeof(*t), TOKENS_LEAST, &rest, rest_bytes);
+    if (s == STATUS_OK)
+        assert_ptr_equal(rest, payload + fixed);
+    return s;
+}
+
+static void fixed_parts_that_cannot_be_are_refused(void **state)
+{
+    struct frame_tokens t = {.choice = 99};
+    size_t rest;
 
     (void)state;
-    assert_int_equal(frame_fixed(&h, payload, &submit, sizeof(submit)), STATUS_INVALID);
-    assert_non_null(strstr(log_last_error(), "type 1 has 39 bytes, it needs at least 40"));
-    assert_int_equal(submit.kind, 99);
-    h.bytes++;
-    assert_int_equal(frame_fixed(&h, payload, &submit, sizeof(submit)), STATUS_OK);
-    assert_int_equal(submit.kind, 1);
+    assert_int_equal(read_fixed(TOKENS_LEAST - 1, 100, &t, &rest), STATUS_INVALID);
+    assert_int_equal(read_fixed(TOKENS_LEAST, TOKENS_LEAST - 1, &t, &rest), STATUS_INVALID);
+    assert_int_equal(read_fixed(UINT32_MAX, 100, &t, &rest), STATUS_INVALID);
+    assert_int_equal(read_fixed(0, 0, &t, &rest), STATUS_INVALID);
+    assert_int_equal(read_fixed(32, 3, &t, &rest), STATUS_INVALID);
+    assert_int_equal(t.choice, 99);
+    assert_int_equal(read_fixed(TOKENS_LEAST, TOKENS_LEAST, &t, &rest), STATUS_OK);
+    assert_int_equal(t.choice, 0x07060504);
+    assert_int_equal(rest, 0);
+}
+
+static void fixed_part_of_a_later_version_is_skipped_to_what_follows(void **state)
+{
+    struct frame_tokens t;
+    size_t rest;
+
+    (void)state;
+    assert_int_equal(read_fixed(sizeof(t) + 24, 200, &t, &rest), STATUS_OK);
+    assert_int_equal(rest, 200 - sizeof(t) - 24);
+    assert_int_equal(t.choice, 0x07060504);
+}
+
+static void server_refuses_fields_it_does_not_know_unless_they_are_zero(void **state)
+{
+    unsigned char payload[64] = {40}; /* frame_submit has 24 */
+    struct frame_header h = {.bytes = sizeof(payload), .type = FRAME_SUBMIT};
+    struct frame_submit submit;
+    const void *rest;
+    size_t rest_bytes;
+
+    (void)state;
+    assert_int_equal(frame_fixed_known(&h, payload, &submit, sizeof(submit), SUBMIT_LEAST, &rest,
+        &rest_bytes), STATUS_OK);
+    assert_int_equal(rest_bytes, 24);
+    for (size_t i = sizeof(submit); i < 40; i++) {
+        payload[i] = 1;
+        assert_int_equal(frame_fixed_known(&h, payload, &submit, sizeof(submit), SUBMIT_LEAST,
+            &rest, &rest_bytes), STATUS_UNKNOWN);
+        payload[i] = 0;
+    }
+    payload[40] = 1; /* behind it: the parameters' business */
+    assert_int_equal(frame_fixed_known(&h, payload, &submit, sizeof(submit), SUBMIT_LEAST, &rest,
+        &rest_bytes), STATUS_OK);
+}
+
+static void frame_with_flags_is_refused(void **state)
+{
+    struct frame_header sent = {.type = FRAME_CANCEL, .flags = 1, .id = 1}, h;
+    struct frame_reader r;
+    const void *payload;
+
+    (void)state;
+    frame_reader_init(&r);
+    assert_int_equal(frame_reader_feed(&r, &sent, sizeof(sent)), STATUS_OK);
+    assert_int_equal(frame_reader_next(&r, &h, &payload), STATUS_INVALID);
+    frame_reader_free(&r);
+}
+
+static void large_frame_leaves_no_memory_behind(void **state)
+{
+    static unsigned char bytes[1 << 20];
+    struct frame_header sent = {.bytes = sizeof(bytes), .type = FRAME_SUBMIT, .id = 1}, h;
+    struct frame_reader r;
+    const void *payload;
+
+    (void)state;
+    frame_reader_init(&r);
+    assert_int_equal(frame_reader_feed(&r, &sent, sizeof(sent)), STATUS_OK);
+    assert_int_equal(frame_reader_feed(&r, bytes, sizeof(bytes)), STATUS_OK);
+    assert_int_equal(frame_reader_next(&r, &h, &payload), STATUS_OK);
+    assert_true(r.room > sizeof(bytes));
+    assert_int_equal(frame_reader_next(&r, &h, &payload), STATUS_AGAIN);
+    assert_int_equal(r.room, 0);
+    frame_reader_free(&r);
+}
+
+static void error_codes_say_whose_fault_and_whether_to_retry(void **state)
+{
+    (void)state;
+    assert_int_equal(frame_error_of(QUERN_CODE_BAD_REQUEST).fault, FAULT_CALLER);
+    assert_int_equal(frame_error_of(QUERN_CODE_BAD_REQUEST).retry, 0);
+    assert_int_equal(frame_error_of(QUERN_CODE_QUOTA).fault, FAULT_CALLER);
+    assert_int_equal(frame_error_of(QUERN_CODE_QUOTA).retry, 1);
+    assert_int_equal(frame_error_of(QUERN_CODE_OVERLOADED).fault, FAULT_SERVER);
+    assert_int_equal(frame_error_of(QUERN_CODE_OVERLOADED).retry, 1);
+    assert_int_equal(frame_error_of(QUERN_CODE_MODEL).retry, 0);
+    assert_int_equal(frame_error_of(12345).fault, FAULT_SERVER);
+    assert_int_equal(frame_error_of(12345).retry, 0);
 }
 
 /* What a reader does with bytes of no meaning: frames within what was fed, or a refusal. */
@@ -238,7 +340,12 @@ int main(void)
         cmocka_unit_test(frames_survive_any_cuts),
         cmocka_unit_test(several_frames_of_one_feed_come_in_order),
         cmocka_unit_test(frame_too_large_is_refused_by_its_header),
-        cmocka_unit_test(short_fixed_part_is_refused),
+        cmocka_unit_test(fixed_parts_that_cannot_be_are_refused),
+        cmocka_unit_test(fixed_part_of_a_later_version_is_skipped_to_what_follows),
+        cmocka_unit_test(server_refuses_fields_it_does_not_know_unless_they_are_zero),
+        cmocka_unit_test(frame_with_flags_is_refused),
+        cmocka_unit_test(large_frame_leaves_no_memory_behind),
+        cmocka_unit_test(error_codes_say_whose_fault_and_whether_to_retry),
         cmocka_unit_test(noise_does_no_harm),
     };
 

@@ -3,6 +3,7 @@
  * One test starts this program again, as the supervisor starts its workers:
  * `test_shared join FDS RANK` is the child. */
 #include <poll.h>
+#include <sys/mman.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,7 +22,7 @@ static int make_group(void **state)
     static struct shared shared;
 
     *state = &shared;
-    return shared_create(&config, GENERATION, &shared) == STATUS_OK ? 0 : -1;
+    return shared_create(&config, GENERATION, -1, &shared) == STATUS_OK ? 0 : -1;
 }
 
 static int end_group(void **state)
@@ -36,7 +37,7 @@ static void shared_memory_begins_in_good_order(void **state)
     const struct shared_control *c = g->control;
 
     assert_int_equal(c->generation, GENERATION);
-    assert_memory_equal(&c->config, &config, sizeof(config));
+    assert_memory_equal(&g->config, &config, sizeof(config));
     assert_int_equal(atomic_load_explicit(&c->abort_word, memory_order_relaxed), 0);
     for (int i = 0; i < TP; i++)
         assert_int_equal(
@@ -50,46 +51,83 @@ static void shared_memory_begins_in_good_order(void **state)
 static void every_object_has_memory_of_its_own(void **state)
 {
     const struct shared *g = *state;
-    const struct shared_control *c = g->control;
-    const uint64_t at[] = {0, c->rendezvous_at, c->requests_at, c->tokens_at, c->text_requests_at,
-        c->text_replies_at, c->request_bytes_at, c->text_bytes_at, c->reply_bytes_at,
-        g->segment.bytes};
-    const size_t bytes[] = {sizeof(*c), rendezvous_bytes(TP),
+    const char *base = g->segment.base;
+    const char *const at[] = {base, (const char *)g->rendezvous.shared,
+        (const char *)g->requests.shared, (const char *)g->tokens.shared,
+        (const char *)g->request_bytes.shared, base + g->segment.bytes};
+    const size_t bytes[] = {sizeof(*g->control), rendezvous_bytes(TP),
         ring_bytes(REQUEST_SLOTS, sizeof(struct request_msg)),
-        ring_bytes(TOKEN_SLOTS, sizeof(struct token_msg)),
-        ring_bytes(TEXT_SLOTS, sizeof(struct text_msg)),
-        ring_bytes(TEXT_SLOTS, sizeof(struct text_msg)), ring_buffer_bytes(RING_BUFFER_BYTES),
-        ring_buffer_bytes(RING_BUFFER_BYTES), ring_buffer_bytes(RING_BUFFER_BYTES)};
+        ring_bytes(TOKEN_SLOTS, sizeof(struct token_msg)), ring_buffer_bytes(RING_BUFFER_BYTES)};
 
     for (size_t i = 0; i < sizeof(bytes) / sizeof(bytes[0]); i++) {
-        assert_int_equal(at[i] % 64, 0);
+        assert_int_equal((uintptr_t)at[i] % 64, 0);
         assert_true(at[i] + bytes[i] <= at[i + 1]);
     }
+}
+
+static void fds_text(const struct shared *g, char text[FD_LIST_TEXT])
+{
+    int fds[FD_LIST_MOST], n = shared_fds(g, fds);
+
+    fd_list_format(fds, n, text);
 }
 
 static void text_lists_all_descriptors(void **state)
 {
     const struct shared *g = *state;
-    char text[SHARED_FDS_TEXT], want[SHARED_FDS_TEXT];
+    char text[FD_LIST_TEXT], want[FD_LIST_TEXT];
 
-    shared_fds_format(g, text);
-    snprintf(want, sizeof(want), "%d,%d,%d,%d,%d,%d,%d,%d,%d", g->segment.fd, g->step_fd,
-        g->vocab_fd, g->death_fd, g->supervisor_bell.fd, g->text_bell.fd, g->rank_bells[0].fd,
-        g->rank_bells[1].fd, g->rank_bells[2].fd);
+    fds_text(g, text);
+    snprintf(want, sizeof(want), "%d,%d,%d,%d,%d,%d,%d,%d", g->segment.fd, g->config_fd, g->step_fd,
+        g->death_fd, g->supervisor_bell.fd, g->rank_bells[0].fd, g->rank_bells[1].fd,
+        g->rank_bells[2].fd);
     assert_string_equal(text, want);
+}
+
+static void nobody_can_change_the_options(void **state)
+{
+    const struct shared *g = *state;
+    struct runtime_config mine;
+
+    assert_int_equal(pwrite(g->config_fd, "x", 1, 0), -1);
+    assert_int_equal(ftruncate(g->config_fd, 1), -1);
+    assert_ptr_equal(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, g->config_fd, 0),
+        MAP_FAILED);
+    assert_int_equal(config_page_read(g->config_fd, &mine), STATUS_OK);
+    assert_memory_equal(&mine, &config, sizeof(config));
+    assert_int_equal(config_page_read(g->segment.fd, &mine), STATUS_INVALID);
+}
+
+static void what_a_member_says_is_believed_within_bounds(void **state)
+{
+    const struct shared *g = *state;
+    struct member *m = &g->control->ranks[0];
+    char line[LOG_LINE_BYTES];
+
+    memset(m->error, 'x', sizeof(m->error)); /* without an end */
+    m->error[3] = '\n';
+    member_error(m, line);
+    assert_int_equal(strlen(line), LOG_LINE_BYTES - 1);
+    assert_int_equal(line[3], ' ');
+    atomic_store_explicit(&m->stage, 77, memory_order_relaxed);
+    assert_int_equal(member_stage_of(m), STAGE_FAILED);
+    m->error[0] = '\0';
+    member_error(m, line);
+    assert_non_null(strstr(line, "did not say why"));
 }
 
 /* The child: takes one request and its ids, answers with a token, meets nobody. */
 static bool child(const char *text, int rank)
 {
     struct shared g;
+    struct member_seat seat;
     struct request_msg request;
     const void *slot;
     void *out;
     const int32_t *ids;
 
     if (shared_join(text, &g) != STATUS_OK || g.death_keep_fd != -1 ||
-        g.control->generation != GENERATION || g.control->config.seed != 99 ||
+        g.generation != GENERATION || g.config.seed != 99 ||
         ring_peek(&g.requests, &slot) != STATUS_OK)
         return false;
     request = *(const struct request_msg *)slot;
@@ -100,7 +138,8 @@ static bool child(const char *text, int rank)
     *(struct token_msg *)out =
         (struct token_msg){.generation = GENERATION, .id = request.id, .token = ids[0]};
     ring_publish(&g.tokens);
-    member_stage(&g, &g.control->ranks[rank], STAGE_READY);
+    seat = shared_seat(&g, rank);
+    member_stage(&seat, STAGE_READY);
     shared_close(&g);
     return true;
 }
@@ -145,9 +184,9 @@ static bool join_forked(void *context)
 static void forked_child_joins_by_the_text(void **state)
 {
     struct shared *g = *state;
-    char text[SHARED_FDS_TEXT];
+    char text[FD_LIST_TEXT];
 
-    shared_fds_format(g, text);
+    fds_text(g, text);
     send_request(g);
     child_must_succeed(child_start(join_forked, &(struct join){text, 1}));
     expect_answer(g, 1);
@@ -156,13 +195,13 @@ static void forked_child_joins_by_the_text(void **state)
 static void started_child_joins_by_the_text(void **state)
 {
     struct shared *g = *state;
-    char text[SHARED_FDS_TEXT];
+    char text[FD_LIST_TEXT];
     char *argv[] = {(char *)"test_shared", (char *)"join", text, (char *)"2", NULL};
-    int fds[SHARED_MAX_FDS], n = shared_fds(g, fds), pidfd;
+    int fds[FD_LIST_MOST], n = shared_fds(g, fds), pidfd;
     struct proc_exit how = {.status_or_signal = -1};
     pid_t pid;
 
-    shared_fds_format(g, text);
+    fds_text(g, text);
     send_request(g);
     assert_int_equal(proc_spawn("/proc/self/exe", argv, fds, (size_t)n, &pid, &pidfd), STATUS_OK);
     assert_int_equal(poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, 60000), 1);
@@ -197,10 +236,10 @@ static void texts_that_are_none_are_refused(void **state)
 static void too_few_or_other_descriptors_are_refused(void **state)
 {
     struct shared *g = *state;
-    char text[SHARED_FDS_TEXT];
+    char text[FD_LIST_TEXT];
     int other = eventfd(0, 0);
 
-    shared_fds_format(g, text);
+    fds_text(g, text);
     strrchr(text, ',')[0] = '\0'; /* a rank less than there are */
     child_must_succeed(child_start(is_refused, text));
     snprintf(text, sizeof(text), "%d,%d,%d,%d,%d,%d,%d", other, other, other, other, other, other,
@@ -212,28 +251,26 @@ static void too_few_or_other_descriptors_are_refused(void **state)
 static void memory_that_is_no_group_is_refused(void **state)
 {
     struct shared *g = *state;
-    char text[SHARED_FDS_TEXT];
+    char text[FD_LIST_TEXT];
 
-    shared_fds_format(g, text);
+    fds_text(g, text);
     g->control->magic++;
     child_must_succeed(child_start(is_refused, text));
     g->control->magic--;
-    g->control->requests_at = UINT64_MAX - 63;
-    child_must_succeed(child_start(is_refused, text));
-    g->control->requests_at = g->segment.bytes;
-    child_must_succeed(child_start(is_refused, text));
-    g->control->requests_at = 0; /* the control page is no ring */
+    memset(g->requests.shared, 0, 64);
     child_must_succeed(child_start(is_refused, text));
 }
 
 static bool fail_as_rank_one(void *text)
 {
     struct shared g;
+    struct member_seat seat;
 
     if (shared_join(text, &g) != STATUS_OK)
         return false;
     nap_ms(20);
-    member_fail(&g, &g.control->ranks[1], "model.safetensors: it rains in");
+    seat = shared_seat(&g, 1);
+    member_fail(&seat, "model.safetensors: it rains in");
     return true;
 }
 
@@ -241,10 +278,10 @@ static void members_failure_wakes_the_parent(void **state)
 {
     struct shared *g = *state;
     struct shared_control *c = g->control;
-    char text[SHARED_FDS_TEXT];
+    char text[FD_LIST_TEXT];
     pid_t pid;
 
-    shared_fds_format(g, text);
+    fds_text(g, text);
     doorbell_arm(&g->supervisor_bell);
     pid = child_start(fail_as_rank_one, text);
     assert_int_equal(doorbell_wait(&g->supervisor_bell, -1, 60000), STATUS_OK);
@@ -263,14 +300,11 @@ static void abort_wakes_who_waits_for_room(void **state)
     struct shared *g = *state;
 
     doorbell_arm(&g->leader_room);
-    doorbell_arm(&g->text_room);
     assert_false(shared_aborted(g));
     shared_abort(g);
     assert_true(shared_aborted(g));
     assert_int_equal(doorbell_wait(&g->leader_room, -1, 0), STATUS_OK);
-    assert_int_equal(doorbell_wait(&g->text_room, -1, 0), STATUS_OK);
     doorbell_disarm(&g->leader_room);
-    doorbell_disarm(&g->text_room);
 }
 
 static bool ring_the_leaders_room(void *text)
@@ -283,9 +317,9 @@ static bool ring_the_leaders_room(void *text)
 static void child_reaches_the_room_bell(void **state)
 {
     struct shared *g = *state;
-    char text[SHARED_FDS_TEXT];
+    char text[FD_LIST_TEXT];
 
-    shared_fds_format(g, text);
+    fds_text(g, text);
     doorbell_arm(&g->leader_room);
     child_must_succeed(child_start(ring_the_leaders_room, text));
     assert_int_equal(doorbell_wait(&g->leader_room, -1, 0), STATUS_OK);
@@ -303,11 +337,11 @@ static bool wait_for_death(void *text)
 static void parents_death_hangs_up_the_pipe(void **state)
 {
     struct shared *g = *state;
-    char text[SHARED_FDS_TEXT];
+    char text[FD_LIST_TEXT];
     pid_t pid;
     int keep = g->death_keep_fd;
 
-    shared_fds_format(g, text);
+    fds_text(g, text);
     /* The forked child would hold the kept end, too, which a started one does not. */
     fflush(NULL);
     pid = fork();
@@ -328,9 +362,9 @@ static void impossible_number_of_ranks_is_refused(void **state)
 
     (void)state;
     wrong.tp = 0;
-    assert_int_equal(shared_create(&wrong, GENERATION, &g), STATUS_INVALID);
+    assert_int_equal(shared_create(&wrong, GENERATION, -1, &g), STATUS_INVALID);
     wrong.tp = MAX_RANKS + 1;
-    assert_int_equal(shared_create(&wrong, GENERATION, &g), STATUS_INVALID);
+    assert_int_equal(shared_create(&wrong, GENERATION, -1, &g), STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "1 to 16"));
 }
 
@@ -351,6 +385,8 @@ int main(int argc, char **argv)
         SHARED_TEST(shared_memory_begins_in_good_order),
         SHARED_TEST(every_object_has_memory_of_its_own),
         SHARED_TEST(text_lists_all_descriptors),
+        SHARED_TEST(nobody_can_change_the_options),
+        SHARED_TEST(what_a_member_says_is_believed_within_bounds),
         SHARED_TEST(forked_child_joins_by_the_text),
         SHARED_TEST(started_child_joins_by_the_text),
         SHARED_TEST(texts_that_are_none_are_refused),
