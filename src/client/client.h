@@ -123,7 +123,7 @@ enum status client_end(struct quern *q, enum status s, int code, const char *why
 
 /* The next frame, lent until the next call. `kept`: also those kept for quern_next(). AGAIN: the
  * time is up, or quern_wake() was called. Otherwise the connection's end (logged). */
-enum status client_frame(struct quern *q, bool kept, struct patience p, struct frame_header *h,
+enum status client_next_frame(struct quern *q, bool kept, struct patience p, struct frame_header *h,
     const void **payload);
 
 /* The bell says whether whole frames are waiting, for who watches. */

@@ -157,7 +157,7 @@ static void heed_end(struct quern *q, const struct frame_header *h, const void *
     snprintf(q->end, sizeof(q->end), "%.*s", (int)n, (const char *)line);
 }
 
-enum status client_frame(struct quern *q, bool kept, struct patience p, struct frame_header *h,
+enum status client_next_frame(struct quern *q, bool kept, struct patience p, struct frame_header *h,
     const void **payload)
 {
     if (kept && frame_reader_next(&q->kept, h, payload) == STATUS_OK)
@@ -187,7 +187,7 @@ static enum status next_event(struct quern *q, struct patience p)
     enum status s;
 
     do {
-        s = client_frame(q, true, p, &header, &payload);
+        s = client_next_frame(q, true, p, &header, &payload);
         if (s != STATUS_OK)
             return s;
         s = client_event(q, &header, payload);

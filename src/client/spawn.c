@@ -104,7 +104,7 @@ static void fill_command_line(struct command_line *c, const struct quern_options
     add(c, "--private-fd", c->numbers[0]);
     snprintf(c->numbers[1], NUMBER, "%d", parent_fd);
     if (parent_fd >= 0)
-        add(c, "--parent-fd", c->numbers[1]);
+        add(c, "--parent-pidfd", c->numbers[1]);
     for (int i = 0; o != NULL && client_options[i].name != NULL; i++)
         if (o->values[i] != NULL && strcmp(client_options[i].name, "executable") != 0) {
             snprintf(c->names[i], NAME, "--%s", client_options[i].name);

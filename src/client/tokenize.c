@@ -59,7 +59,7 @@ static enum status tokenize(struct quern *q, const struct quern_request *r, stru
     const void *payload;
 
     while (s == STATUS_OK) {
-        s = client_frame(q, false, p, &h, &payload);
+        s = client_next_frame(q, false, p, &h, &payload);
         if (s == STATUS_OK)
             s = h.id == id ? take(q, h, payload, n) : keep(q, &h, payload);
     }
