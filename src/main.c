@@ -59,17 +59,15 @@ static bool asks(int argc, char **argv, const char *option)
 }
 
 /* Standard input, output and error exist: otherwise a socket or a device gets one of their
- * numbers, and is written to. */
+ * numbers, and is written to. One that was closed cannot be used, so that who would lose by it
+ * says so. */
 static void open_standard(void)
 {
-    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
 
-    while (fd >= 0 && fd <= STDERR_FILENO) {
-        fcntl(fd, F_SETFD, 0);
-        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    }
-    if (fd >= 0)
-        close(fd);
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd]) < 0)
+            return; /* no descriptors are left: nothing else will be opened, either */
 }
 
 int main(int argc, char **argv)

@@ -10,7 +10,7 @@
 
 #include "quern/log.h"
 
-enum { MAX_ROWS = 48, HELP_ROW = MAX_ROWS, FIRST_CODE = 256 };
+enum { MAX_ROWS = 48, HELP_ROW = MAX_ROWS, FIRST_CODE = 256, MAX_NAME = 63 };
 
 static enum status wrong(const struct option_row *row, const char *text, const char *wants)
 {
@@ -115,6 +115,91 @@ static enum status set_value(const struct option_row *row, const char *text, voi
     return STATUS_INTERNAL;
 }
 
+/* Changes of a letter (put in, left out, another) from one word to the other. */
+static size_t distance(const char *a, const char *b)
+{
+    size_t row[MAX_NAME + 1], n = strlen(b);
+
+    if (n > MAX_NAME || strlen(a) > MAX_NAME)
+        return MAX_NAME;
+    for (size_t i = 0; i <= n; i++)
+        row[i] = i;
+    for (; *a != '\0'; a++) {
+        size_t corner = row[0]++;
+
+        for (size_t i = 1; i <= n; i++) {
+            size_t other = corner + (*a != b[i - 1]), near = row[i] < row[i - 1] ? row[i] : row[i - 1];
+
+            corner = row[i];
+            row[i] = other < near + 1 ? other : near + 1;
+        }
+    }
+    return row[n];
+}
+
+/* The name that was meant, if one is near enough to be; or NULL. */
+static const char *nearest(const struct option_row *rows, const char *name)
+{
+    const char *best = NULL;
+    size_t least = strlen(name) / 3 + 2;
+
+    for (; rows->name != NULL; rows++) {
+        size_t d = distance(name, rows->name);
+
+        if (d < least) {
+            least = d;
+            best = rows->name;
+        }
+    }
+    return best;
+}
+
+/* "unknown option --WORD", and which one may have been meant; the caller says where to look. */
+static enum status unknown(enum status s, const struct option_row *rows, const char *word,
+    const char *look)
+{
+    char name[MAX_NAME + 1];
+    const char *meant;
+
+    word += strncmp(word, "--", 2) == 0 ? 2 : 0;
+    snprintf(name, sizeof(name), "%.*s", (int)strcspn(word, "="), word);
+    meant = nearest(rows, name);
+    if (meant == NULL)
+        return log_fail(s, "unknown option --%s%s", name, look);
+    return log_fail(s, "unknown option --%s, perhaps --%s%s", name, meant, look);
+}
+
+enum status options_set(const struct option_row *rows, const char *name, const char *text,
+    void *values)
+{
+    for (const struct option_row *row = rows; row->name != NULL; row++)
+        if (strcmp(row->name, name) == 0)
+            return set_value(row, text, values);
+    return unknown(STATUS_UNKNOWN, rows, name, "");
+}
+
+const char *options_value(const struct option_row *row, const void *values, char *text, size_t room)
+{
+    const void *value = (const char *)values + row->offset;
+    uint64_t whole = 0;
+
+    switch (row->kind) {
+    case OPTION_FLAG: return *(const bool *)value ? "" : NULL;
+    case OPTION_TEXT:
+    case OPTION_CHOICE: return *(const char *const *)value;
+    case OPTION_REAL:
+        snprintf(text, room, "%.9g", (double)*(const float *)value);
+        return *(const float *)value != 0 ? text : NULL;
+    case OPTION_INT:
+        snprintf(text, room, "%d", *(const int *)value);
+        return *(const int *)value != 0 ? text : NULL;
+    case OPTION_SEED:
+    case OPTION_BYTES: whole = *(const uint64_t *)value; break;
+    }
+    snprintf(text, room, "%llu", (unsigned long long)whole);
+    return whole != 0 ? text : NULL;
+}
+
 /* The rows in getopt's two forms. */
 static void to_getopt(const struct option_row *rows, char *letters, struct option *longs)
 {
@@ -167,9 +252,12 @@ enum status options_parse(const struct option_row *rows, int argc, char **argv, 
         if (code == '?' && optopt > 0 && optopt < FIRST_CODE) /* a letter, perhaps amid others */
             return log_fail(STATUS_INVALID, "unknown option -%c: see quern %s --help", optopt,
                 argv[0]);
-        if (code == '?')
-            return log_fail(STATUS_INVALID, "unknown option %s: see quern %s --help",
-                argv[optind - 1], argv[0]);
+        if (code == '?') {
+            char look[96];
+
+            snprintf(look, sizeof(look), ": see quern %s --help", argv[0]);
+            return unknown(STATUS_INVALID, rows, argv[optind - 1], look);
+        }
         s = set_value(row_of(rows, code), optarg, values);
         if (s != STATUS_OK)
             return s;

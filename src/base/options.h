@@ -38,6 +38,16 @@ struct option_row {
 enum status options_parse(const struct option_row *rows, int argc, char **argv, void *values,
     int *first);
 
+/* Sets one by its long name, without "--", as options_parse() would. UNKNOWN (logged): no row has
+ * it; INVALID (logged). */
+enum status options_set(const struct option_row *rows, const char *name, const char *text,
+    void *values);
+
+/* The row's value as one would type it, at most `room` bytes with NUL; NULL when it is 0, NULL or
+ * false, which is how values that were not given look. */
+const char *options_value(const struct option_row *row, const void *values, char *text,
+    size_t room);
+
 /* The rows as help shows them, to standard output. */
 void options_print(const struct option_row *rows);
 

@@ -3,30 +3,21 @@
  * The command is a client like any other: it spawns a private runtime (or
  * connects to a socket), submits, and copies events to standard output. Ctrl-C
  * cancels the request and lets the runtime end in good order; the second one
- * ends the command at once. A reader that has had enough (| head) is no error
- * to tell anybody about. */
-#include <errno.h>
-#include <poll.h>
-#include <signal.h>
+ * ends the command at once. A server's connection that is lost is opened again
+ * and the answer taken up where it stood. */
+#include "cli/run.h"
+
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
-#include "cli/runtime_options.h"
 #include "quern/log.h"
 
-struct run_options {
-    struct quern_options runtime;
-    const char *socket, *ids;
-    int max_tokens;
-    bool greedy, print_ids, ignore_eos, has_seed;
-    float temperature, top_p, min_p;
-    int top_k;
-    uint64_t seed;
-};
+/* A lost connection: how often and how long we try, and how long the server is to wait for it. */
+enum { TRIES = 5, TRY_AGAIN_MS = 200, KEEP_S = 10 };
 
 #define AT(field) offsetof(struct run_options, field)
 static const struct option_row run_rows[] = {
@@ -46,310 +37,329 @@ static const struct option_row run_rows[] = {
     {"ignore-eos", 0, OPTION_FLAG, AT(ignore_eos), NULL, "go on past an end token", 0, 0, 0},
     {"ids", 0, OPTION_TEXT, AT(ids), "1,2,3", "a prompt of token ids, in place of PROMPT", 0, 0, 0},
     {"print-ids", 0, OPTION_FLAG, AT(print_ids), NULL, "print the new ids, not their text", 0, 0, 0},
+    {"echo", 0, OPTION_FLAG, AT(echo), NULL, "print the prompt, too (always on a terminal)", 0, 0, 0},
     {"socket", 0, OPTION_TEXT, AT(socket), "PATH", "use the server at PATH (quern serve)", 0, 0, 0},
     {0},
 };
+static const struct option_row runtime_rows[] = {RUNTIME_OPTION_ROWS(0), {0}};
 
-struct progress {
-    struct timespec start;
-    bool terminal, bar_shown;
-    double first_text_s, last_text_s;
-    uint64_t ids;
+/* One answer under way. */
+struct run {
+    const struct run_options *o;
+    struct prompt prompt;
+    struct progress progress;
+    struct quern *q;
+    uint64_t id, key;
+    bool cancelled, ended;
 };
 
-enum { PROMPT_MOST = 16 << 20 }; /* bytes; more than the protocol carries, or any model reads */
-
-static volatile sig_atomic_t interrupted; /* times */
+volatile sig_atomic_t run_interrupted;
+static struct quern *volatile waiting; /* whom an interrupt wakes */
 
 static void on_interrupt(int signal_number)
 {
     (void)signal_number;
-    interrupted++;
-}
-
-static double seconds_since(const struct timespec *start)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)(now.tv_sec - start->tv_sec) + (double)(now.tv_nsec - start->tv_nsec) * 1e-9;
+    run_interrupted++;
+    if (waiting != NULL)
+        quern_wake(waiting);
 }
 
 static void usage(void)
 {
     printf("quern run [OPTIONS] PROMPT\n\n"
-           "Completes PROMPT, taken as raw text (\"-\" reads standard input). The new text goes to\n"
-           "standard output as it comes, statistics to standard error.\n\n");
+           "Completes PROMPT, taken as raw text (\"-\" reads standard input, less its last newline).\n"
+           "The new text goes to standard output as it comes, statistics to standard error.\n\n");
     options_print(run_rows);
 }
 
-/* All of standard input, malloc'ed; NULL when it cannot be had (logged). */
-static char *read_stdin(size_t *bytes)
+/* Connection ------------------------------------------------------------------------------- */
+
+static void use(struct run *r, struct quern *q)
 {
-    size_t room = 64 << 10, n = 0;
-    char *text = malloc(room);
+    waiting = NULL;
+    quern_close(r->q);
+    r->q = q;
+    waiting = q;
+}
 
-    while (text != NULL) {
-        ssize_t got = read(STDIN_FILENO, text + n, room - n);
+static int fill_options(const struct run_options *o, struct quern_options *options)
+{
+    char text[32];
+    int s = quern_options_set(options, "executable", "/proc/self/exe");
 
-        if (got < 0 && errno == EINTR && !interrupted)
-            continue;
-        if (got < 0 && interrupted)
-            break;
-        if (got < 0) {
-            log_fail(STATUS_IO, "standard input: %s", strerror(errno));
-            break;
-        }
-        n += (size_t)got;
-        if (got == 0) {
-            *bytes = n;
-            return text;
-        }
-        if (n > PROMPT_MOST) {
-            log_fail(STATUS_INVALID, "standard input has more than %d MiB: no prompt is so long",
-                PROMPT_MOST >> 20);
-            break;
-        }
-        if (n == room) {
-            char *more = realloc(text, room *= 2);
+    for (const struct option_row *row = runtime_rows; row->name != NULL && s == QUERN_OK; row++) {
+        const char *value = options_value(row, &o->runtime, text, sizeof(text));
 
-            if (more == NULL) {
-                log_fail(STATUS_NOMEM, "no memory for a prompt of %zu bytes", room);
-                break;
-            }
-            text = more;
-        }
+        if (value != NULL)
+            s = quern_options_set(options, row->name, value);
     }
-    free(text);
-    return NULL;
+    if (s == QUERN_OK && o->has_seed) {
+        snprintf(text, sizeof(text), "%llu", (unsigned long long)o->seed);
+        s = quern_options_set(options, "seed", text);
+    }
+    return s;
 }
 
-static void clear_bar(struct progress *p)
+static int spawn(struct run *r)
 {
-    if (p->bar_shown)
-        fputs("\r\033[K", stderr);
-    p->bar_shown = false;
+    struct quern_options *options = quern_options_new();
+    struct quern *q = NULL;
+    int s = fill_options(r->o, options);
+
+    if (s == QUERN_OK)
+        s = quern_spawn(options, &q);
+    quern_options_free(options);
+    use(r, q);
+    return s;
 }
 
-/* A bar on a terminal, once loading has taken long enough to wonder. */
-static void show_bar(struct progress *p, float done)
+static int connect_server(struct run *r)
 {
-    char bar[41];
-    int filled = (int)(done * 40);
+    struct quern *q = NULL;
+    int s = quern_connect(r->o->socket, &q);
 
-    if (!p->terminal || seconds_since(&p->start) < 0.3)
-        return;
-    for (int i = 0; i < 40; i++)
-        bar[i] = i < filled ? '#' : '.';
-    bar[40] = '\0';
-    fprintf(stderr, "\rloading [%s] %3.0f %%", bar, (double)done * 100);
-    p->bar_shown = true;
+    use(r, q);
+    return s;
 }
 
-static int write_text(const struct run_options *o, struct progress *p, const struct quern_event *e)
+/* The rest of the answer through a new connection. */
+static int take_up(struct run *r)
 {
-    clear_bar(p);
-    p->last_text_s = seconds_since(&p->start);
-    if (p->ids == 0)
-        p->first_text_s = p->last_text_s;
-    if (o->print_ids)
-        for (size_t i = 0; i < e->n_ids; i++)
-            printf("%s%d", p->ids + i > 0 ? "," : "", e->ids[i]);
-    else
-        fwrite(e->text, 1, e->text_bytes, stdout);
-    p->ids += e->n_ids;
-    return fflush(stdout) != 0 || ferror(stdout) ? -1 : 0;
+    int s = QUERN_DEAD;
+
+    for (int i = 0; s != QUERN_OK && i < TRIES && !run_interrupted; i++) {
+        if (i > 0)
+            nanosleep(&(struct timespec){.tv_nsec = TRY_AGAIN_MS * 1000000L}, NULL);
+        s = connect_server(r);
+        if (s == QUERN_OK)
+            s = quern_resume(r->q, r->key, r->progress.ids, &r->id);
+    }
+    return s;
 }
 
-/* Standard output failed, errno says how; an exit status. */
-static int output_failed(void)
+/* The request ------------------------------------------------------------------------------ */
+
+static int set_prompt(struct quern_request *r, const struct prompt *p)
 {
-    if (interrupted)
-        return EXIT_INTERRUPTED; /* it was blocked */
-    if (errno != EPIPE)
-        log_fail(STATUS_IO, "standard output: %s", strerror(errno));
+    return p->text != NULL ? quern_request_set_text(r, p->text, p->bytes)
+                           : quern_request_set_ids(r, p->ids, p->n_ids);
+}
+
+/* Below 0: not given, the model's. */
+static int set_real(struct quern_request *r, int param, float value)
+{
+    return value < 0 ? QUERN_OK : quern_request_set_real(r, param, (double)value);
+}
+
+static int fill_request(struct quern_request *r, const struct run_options *o, const struct prompt *p)
+{
+    int s = set_prompt(r, p);
+
+    if (s == QUERN_OK && o->max_tokens > 0)
+        s = quern_request_set_int(r, QUERN_PARAM_MAX_TOKENS, o->max_tokens);
+    if (s == QUERN_OK)
+        s = set_real(r, QUERN_PARAM_TEMPERATURE, o->greedy ? 0 : o->temperature);
+    if (s == QUERN_OK)
+        s = set_real(r, QUERN_PARAM_TOP_P, o->top_p);
+    if (s == QUERN_OK)
+        s = set_real(r, QUERN_PARAM_MIN_P, o->min_p);
+    if (s == QUERN_OK && o->top_k >= 0)
+        s = quern_request_set_int(r, QUERN_PARAM_TOP_K, o->top_k);
+    if (s == QUERN_OK && o->has_seed)
+        s = quern_request_set_u64(r, QUERN_PARAM_SEED, o->seed);
+    if (s == QUERN_OK && o->ignore_eos)
+        s = quern_request_set_int(r, QUERN_PARAM_IGNORE_EOS, 1);
+    if (s == QUERN_OK && o->socket != NULL)
+        s = quern_request_set_int(r, QUERN_PARAM_KEEP, KEEP_S);
+    if (s == QUERN_OK)
+        s = quern_request_set_int(r, QUERN_PARAM_TELL_PAUSES, 1);
+    return s;
+}
+
+/* --echo of ids: the text's are the model's to say. */
+static int find_prompt_ids(struct run *r, const struct quern_request *request)
+{
+    const int32_t *ids;
+    size_t n;
+    int s;
+
+    if (!r->o->echo || !r->o->print_ids || r->prompt.ids != NULL)
+        return QUERN_OK;
+    do
+        s = quern_tokenize(r->q, request, -1, &ids, &n);
+    while (s == QUERN_AGAIN && !run_interrupted);
+    if (s != QUERN_OK)
+        return s;
+    r->prompt.ids = malloc(n * sizeof(*ids) + 1);
+    if (r->prompt.ids == NULL)
+        return QUERN_NOMEM;
+    memcpy(r->prompt.ids, ids, n * sizeof(*ids));
+    r->prompt.n_ids = n;
+    return QUERN_OK;
+}
+
+static int submit(struct run *r)
+{
+    struct quern_request *request = quern_request_new();
+    int s = request != NULL ? fill_request(request, r->o, &r->prompt) : QUERN_NOMEM;
+
+    if (s == QUERN_OK)
+        s = find_prompt_ids(r, request);
+    if (s == QUERN_OK)
+        s = quern_submit(r->q, request, &r->id);
+    r->key = quern_request_key(request);
+    quern_request_free(request);
+    return s;
+}
+
+/* The answer ------------------------------------------------------------------------------- */
+
+/* After Ctrl-C: true when there is nothing to wait for, and closing ends the request. */
+static bool give_up(struct run *r)
+{
+    if (r->cancelled)
+        return run_interrupted > 1;
+    r->cancelled = true;
+    return r->progress.ids == 0 || quern_cancel(r->q, r->id) != QUERN_OK;
+}
+
+/* The connection failed; an exit status, or -1 when the answer goes on. */
+static int lost(struct run *r, int s)
+{
+    char why[512];
+
+    show_clear_bar(&r->progress);
+    snprintf(why, sizeof(why), "%s", quern_error(r->q));
+    if (s == QUERN_DEAD && r->o->socket != NULL && quern_error_code(r->q) == QUERN_CODE_NONE &&
+        !r->cancelled && take_up(r) == QUERN_OK)
+        return -1;
+    tell("%s", why);
     return EXIT_FAILED;
 }
 
-static void write_statistics(const struct progress *p, const struct quern_event *e)
+static int on_event(struct run *r, const struct quern_event *e)
 {
-    static const char *const ends[] = {
-        [QUERN_FINISH_STOP] = "end token",
-        [QUERN_FINISH_LENGTH] = "length",
-        [QUERN_FINISH_CANCELLED] = "cancelled",
-    };
-    double span = p->last_text_s - p->first_text_s;
-
-    fprintf(stderr, "quern: %u prompt tokens, %u new (%s)", e->prompt_tokens, e->output_tokens,
-        ends[e->finish]);
-    if (p->ids > 0)
-        fprintf(stderr, "; first token after %.1f ms", p->first_text_s * 1e3);
-    if (p->ids > 1 && span > 0)
-        fprintf(stderr, ", then %.1f tokens/s", (double)(p->ids - 1) / span);
-    fputc('\n', stderr);
-}
-
-/* quern_next() that no signal slips past: they are let in while it sleeps, and nowhere between
- * the look at `interrupted` and that. */
-static int next_event(struct quern *q, struct quern_event *e)
-{
-    struct pollfd p = {.fd = quern_fd(q), .events = POLLIN};
-    int s = quern_next(q, 0, e);
-    sigset_t stops, before;
-
-    if (s != QUERN_AGAIN)
-        return s;
-    sigemptyset(&stops);
-    sigaddset(&stops, SIGINT);
-    sigaddset(&stops, SIGTERM);
-    sigprocmask(SIG_BLOCK, &stops, &before);
-    if (!interrupted)
-        ppoll(&p, 1, NULL, &before);
-    sigprocmask(SIG_SETMASK, &before, NULL);
-    return QUERN_AGAIN;
-}
-
-/* After Ctrl-C: true when there is nothing to wait for, and closing ends the request. */
-static bool give_up(struct quern *q, const struct progress *p, uint64_t id, bool *cancelled)
-{
-    if (*cancelled)
-        return interrupted > 1;
-    *cancelled = true;
-    return p->ids == 0 || quern_cancel(q, id) != QUERN_OK;
-}
-
-static int write_end(const struct progress *p, const struct quern_event *e)
-{
-    if (putchar('\n') == EOF || fflush(stdout) != 0)
-        return output_failed();
-    write_statistics(p, e);
-    return interrupted ? EXIT_INTERRUPTED : EXIT_DONE;
+    switch (quern_event_kind(e)) {
+    case QUERN_EVENT_LOADING: show_bar(&r->progress, quern_event_progress(e)); break;
+    case QUERN_EVENT_READY: show_clear_bar(&r->progress); break;
+    case QUERN_EVENT_TEXT:
+        if (show_text(r->o, &r->prompt, &r->progress, e) != 0)
+            return show_failed();
+        break;
+    case QUERN_EVENT_PAUSED:
+    case QUERN_EVENT_CONTINUED:
+        show_clear_bar(&r->progress);
+        tell("%s", quern_event_message(e));
+        break;
+    case QUERN_EVENT_ERROR:
+        r->ended = true;
+        show_clear_bar(&r->progress);
+        tell("%s", quern_event_message(e));
+        return EXIT_FAILED;
+    case QUERN_EVENT_DONE:
+        if (!quern_event_is_last(e))
+            break;
+        r->ended = true;
+        return show_end(r->o, &r->prompt, &r->progress, e);
+    }
+    return -1;
 }
 
 /* Copies events until the request's last; an exit status. */
-static int stream(struct quern *q, const struct run_options *o, struct progress *p, uint64_t id)
+static int stream(struct run *r)
 {
-    bool cancelled = false;
-    struct quern_event e;
+    const struct quern_event *e;
+    int status = -1;
 
-    for (;;) {
-        int s = next_event(q, &e);
+    while (status < 0) {
+        int s = quern_next(r->q, -1, &e);
 
-        if (interrupted)
-            clear_bar(p);
-        if (interrupted && give_up(q, p, id, &cancelled))
+        if (run_interrupted)
+            show_clear_bar(&r->progress);
+        if (run_interrupted && give_up(r))
             return EXIT_INTERRUPTED;
-        if (s == QUERN_AGAIN)
-            continue;
-        if (s != QUERN_OK) {
-            clear_bar(p);
-            log_fail(STATUS_IO, "%s", quern_error(q));
-            return EXIT_FAILED;
-        }
-        switch (e.kind) {
-        case QUERN_EVENT_LOADING: show_bar(p, e.progress); break;
-        case QUERN_EVENT_READY: clear_bar(p); break;
-        case QUERN_EVENT_TEXT:
-            if (write_text(o, p, &e) != 0)
-                return output_failed();
-            break;
-        case QUERN_EVENT_ERROR:
-            clear_bar(p);
-            log_fail(STATUS_INVALID, "%s", e.text);
-            return EXIT_FAILED;
-        case QUERN_EVENT_DONE:
-            return write_end(p, &e);
-        }
+        if (s == QUERN_OK)
+            status = on_event(r, e);
+        else if (s != QUERN_AGAIN)
+            status = lost(r, s);
     }
-}
-
-static void fill_request(const struct run_options *o, struct quern_request *r)
-{
-    quern_request_init(r);
-    r->max_tokens = o->max_tokens;
-    r->temperature = o->greedy ? 0 : o->temperature;
-    r->top_p = o->top_p;
-    r->min_p = o->min_p;
-    r->top_k = o->top_k;
-    r->has_seed = o->has_seed;
-    r->seed = o->seed;
-    r->ignore_eos = o->ignore_eos;
-}
-
-static int run(struct run_options *o, const struct quern_request *request, struct progress *p)
-{
-    struct quern *q = NULL;
-    uint64_t id;
-    int status = EXIT_FAILED, s;
-
-    o->runtime.executable = "/proc/self/exe";
-    o->runtime.seed = o->seed;
-    s = o->socket != NULL ? quern_connect(o->socket, &q) : quern_spawn(&o->runtime, &q);
-    if (s == QUERN_OK)
-        s = quern_submit(q, request, &id);
-    if (s == QUERN_OK)
-        status = stream(q, o, p, id);
-    else
-        log_fail(STATUS_IO, "%s", quern_error(q));
-    quern_close(q);
     return status;
 }
 
-/* The prompt from --ids or the one argument; an exit status, or -1 to go on. */
-static int take_prompt(const struct run_options *o, int words, char **argument, char **owned,
-    struct quern_request *r)
+static int run(struct run *r)
 {
-    if (words != (o->ids == NULL ? 1 : 0)) {
-        log_fail(STATUS_INVALID, "quern run takes one PROMPT (in quotes), or --ids: see quern run --help");
-        return EXIT_USAGE;
-    }
-    if (o->ids != NULL) {
-        if (options_ids(o->ids, (int32_t **)(void *)owned, &r->n_ids) != STATUS_OK)
-            return EXIT_USAGE;
-        r->ids = (const int32_t *)(void *)*owned;
-        if (r->n_ids > 0)
-            return -1;
-    } else if (strcmp(argument[0], "-") == 0) {
-        r->text = *owned = read_stdin(&r->text_bytes);
-        if (*owned == NULL)
-            return interrupted ? EXIT_INTERRUPTED : EXIT_FAILED;
-        if (r->text_bytes > 0)
-            return -1;
-    } else {
-        r->text = argument[0];
-        r->text_bytes = strlen(argument[0]);
-        if (r->text_bytes > 0)
-            return -1;
-    }
-    log_fail(STATUS_INVALID, "the prompt is empty: give it at least one character");
-    return EXIT_USAGE;
+    int status = EXIT_FAILED, s = r->o->socket != NULL ? connect_server(r) : spawn(r);
+
+    if (s == QUERN_OK)
+        s = submit(r);
+    if (s == QUERN_OK)
+        status = stream(r);
+    else if (run_interrupted)
+        status = EXIT_INTERRUPTED;
+    else
+        tell("%s", quern_error(NULL));
+    if (s == QUERN_OK && !r->ended)
+        quern_cancel(r->q, r->id); /* a server that keeps it would go on */
+    use(r, NULL);
+    return status;
+}
+
+/* The command ------------------------------------------------------------------------------ */
+
+/* Combinations that mean nothing; INVALID (logged). */
+static enum status check(const struct run_options *o)
+{
+    char text[32];
+
+    for (const struct option_row *row = runtime_rows; o->socket != NULL && row->name != NULL; row++)
+        if (options_value(row, &o->runtime, text, sizeof(text)) != NULL)
+            return log_fail(STATUS_INVALID, "--%s with --socket: the server there has its own, leave "
+                "one out", row->name);
+    if (o->echo && o->ids != NULL && !o->print_ids)
+        return log_fail(STATUS_INVALID, "--echo of --ids wants --print-ids: they have no text here");
+    return STATUS_OK;
+}
+
+/* Before anything is loaded: main() opens what is closed, but so that it cannot be written to. */
+static bool has_output(void)
+{
+    if ((fcntl(STDOUT_FILENO, F_GETFL) & O_ACCMODE) != O_RDONLY)
+        return true;
+    log_fail(STATUS_INVALID, "standard output is closed: there is nowhere to write the answer");
+    return false;
+}
+
+static void catch_signals(void)
+{
+    sigaction(SIGINT, &(struct sigaction){.sa_handler = on_interrupt}, NULL);
+    sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_interrupt}, NULL);
+    signal(SIGPIPE, SIG_IGN);
 }
 
 int command_run(int argc, char **argv)
 {
-    struct run_options o = {.runtime = {.size = sizeof(o.runtime)}, .temperature = -1, .top_p = -1,
-        .min_p = -1, .top_k = -1};
-    struct progress p = {.terminal = isatty(STDERR_FILENO)};
-    struct quern_request request;
-    char *owned = NULL;
+    struct run_options o = {.temperature = -1, .top_p = -1, .min_p = -1, .top_k = -1};
+    struct run r = {.o = &o, .progress.terminal = isatty(STDERR_FILENO)};
     int first, status;
-    enum status s;
+    enum status s = options_parse(run_rows, argc, argv, &o, &first);
 
-    clock_gettime(CLOCK_MONOTONIC, &p.start);
-    s = options_parse(run_rows, argc, argv, &o, &first);
     if (s == STATUS_CLOSED) {
         usage();
         return EXIT_DONE;
     }
-    if (s != STATUS_OK)
+    if (s != STATUS_OK || check(&o) != STATUS_OK)
         return EXIT_USAGE;
-    sigaction(SIGINT, &(struct sigaction){.sa_handler = on_interrupt}, NULL);
-    sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_interrupt}, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    fill_request(&o, &request);
-    status = take_prompt(&o, argc - first, argv + first, &owned, &request);
-    if (status < 0)
-        status = run(&o, &request, &p);
-    free(owned);
+    if (!has_output())
+        return EXIT_FAILED;
+    catch_signals();
+    status = prompt_take(&o, argc - first, argv + first, &r.prompt);
+    clock_gettime(CLOCK_MONOTONIC, &r.progress.start);
+    if (status < 0) {
+        tell_alone();
+        status = run(&r);
+    }
+    if (r.prompt.ids != r.prompt.owned)
+        free(r.prompt.ids);
+    free(r.prompt.owned);
     return status;
 }

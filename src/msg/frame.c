@@ -4,7 +4,6 @@
  * room is needed, which is rare, since most reads end on a frame's end. */
 #include "msg/frame.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -96,6 +95,16 @@ enum status frame_reader_next(struct frame_reader *r, struct frame_header *heade
     *payload = r->mem + r->start + sizeof(h);
     r->start += sizeof(h) + h.bytes;
     return STATUS_OK;
+}
+
+bool frame_reader_ready(const struct frame_reader *r)
+{
+    struct frame_header h;
+
+    if (r->end - r->start < sizeof(h))
+        return false;
+    memcpy(&h, r->mem + r->start, sizeof(h));
+    return h.bytes > FRAME_MAX_BYTES || h.flags != 0 || r->end - r->start - sizeof(h) >= h.bytes;
 }
 
 enum status frame_fixed(const struct frame_header *h, const void *payload, void *out, size_t bytes,

@@ -17,6 +17,7 @@
 #ifndef QUERN_MSG_FRAME_H
 #define QUERN_MSG_FRAME_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -176,6 +177,9 @@ enum status frame_reader_feed(struct frame_reader *r, const void *bytes, size_t 
  * (logged) when its length is over FRAME_MAX_BYTES or it has flags. */
 enum status frame_reader_next(struct frame_reader *r, struct frame_header *header,
     const void **payload);
+
+/* frame_reader_next() would not say AGAIN. */
+bool frame_reader_ready(const struct frame_reader *r);
 
 /* The fixed part of a payload into `out` [bytes], `least` of which every version has; zeros for
  * what the sender does not know. *rest, *rest_bytes: what follows it. INVALID (logged) when its

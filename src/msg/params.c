@@ -5,8 +5,6 @@
 
 #include "quern/log.h"
 
-enum param_type { PARAM_U32, PARAM_U64, PARAM_F32 };
-
 struct param {
     const char *name; /* NULL: no such key */
     enum param_type type;
@@ -28,6 +26,11 @@ static const struct param table[PARAM_KEYS] = {
     [PARAM_KEEP] = {"keep", PARAM_U32, AT(keep_s), .least = 0, .most = UINT32_MAX},
     [PARAM_TELL_PAUSES] = {"tell_pauses", PARAM_U32, AT(tell_pauses), .least = 0, .most = 1},
 };
+
+enum param_type params_type(unsigned key)
+{
+    return key < PARAM_KEYS ? table[key].type : PARAM_NONE; /* a row that is not there has it, too */
+}
 
 static size_t size_of(enum param_type type)
 {

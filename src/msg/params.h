@@ -14,21 +14,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "quern.h"
 #include "quern/status.h"
 
+/* The numbers are those of enum quern_param, which programs were compiled with. */
 enum param_key {
-    PARAM_MAX_TOKENS = 1,  /* u32: new tokens at most, 1 and more; 256 */
-    PARAM_TEMPERATURE = 2, /* f32: 0 (greedy) to 100 */
-    PARAM_TOP_K = 3,       /* u32: 0: all */
-    PARAM_TOP_P = 4,       /* f32: above 0, up to 1 */
-    PARAM_MIN_P = 5,       /* f32: 0 to 1 */
-    PARAM_SEED = 6,        /* u64: drawn when not given */
-    PARAM_IGNORE_EOS = 7,  /* u32, 0 or 1: go on past an end token */
-    PARAM_KEY = 8,         /* u64, not 0: the request's key, chosen by the client; drawn */
-    PARAM_KEEP = 9,        /* u32: seconds that the request outlives its connection by; 0 */
-    PARAM_TELL_PAUSES = 10, /* u32, 0 or 1: PAUSED frames are wanted */
-    PARAM_KEYS,            /* one more than the last */
+    PARAM_MAX_TOKENS = QUERN_PARAM_MAX_TOKENS,   /* u32: new tokens at most, 1 and more; 256 */
+    PARAM_TEMPERATURE = QUERN_PARAM_TEMPERATURE, /* f32: 0 (greedy) to 100 */
+    PARAM_TOP_K = QUERN_PARAM_TOP_K,             /* u32: 0: all */
+    PARAM_TOP_P = QUERN_PARAM_TOP_P,             /* f32: above 0, up to 1 */
+    PARAM_MIN_P = QUERN_PARAM_MIN_P,             /* f32: 0 to 1 */
+    PARAM_SEED = QUERN_PARAM_SEED,               /* u64: drawn when not given */
+    PARAM_IGNORE_EOS = QUERN_PARAM_IGNORE_EOS,   /* u32, 0 or 1: go on past an end token */
+    PARAM_KEY = QUERN_PARAM_KEY, /* u64, not 0: the request's key, chosen by the client; drawn */
+    PARAM_KEEP = QUERN_PARAM_KEEP, /* u32: seconds that the request outlives its connection by; 0 */
+    PARAM_TELL_PAUSES = QUERN_PARAM_TELL_PAUSES, /* u32, 0 or 1: PAUSED frames are wanted */
+    PARAM_KEYS,                                  /* one more than the last */
 };
+
+enum param_type { PARAM_NONE, PARAM_U32, PARAM_U64, PARAM_F32 };
 
 struct param_header {
     uint16_t key;
@@ -59,5 +63,8 @@ size_t params_write(const struct params *p, void *bytes);
 
 /* Checks and sets one from the value as it goes over the wire. As params_read(). */
 enum status params_set(struct params *p, enum param_key key, const void *value, size_t bytes);
+
+/* NONE: this version has no such key. */
+enum param_type params_type(unsigned key);
 
 #endif

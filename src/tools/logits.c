@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 #include "base/options.h"
+#include "base/runtime_options.h"
 #include "cli/cli.h"
-#include "cli/runtime_options.h"
 #include "ipc/proc.h"
 #include "quern/log.h"
 #include "tools/runtime_config.h"
@@ -26,7 +26,7 @@
 #include "worker/worker.h"
 
 struct logits_options {
-    struct quern_options runtime;
+    struct runtime_options runtime;
     const char *ids, *output;
     int last;
 };

@@ -6,15 +6,15 @@
 #include <stdlib.h>
 
 #include "base/options.h"
+#include "base/runtime_options.h"
 #include "cli/cli.h"
-#include "cli/runtime_options.h"
 #include "quern/log.h"
 #include "tools/runtime_config.h"
 #include "tools/plan_rows.h"
 #include "tools/tools.h"
 
 struct plan_options {
-    struct quern_options runtime;
+    struct runtime_options runtime;
     bool json;
 };
 

@@ -32,7 +32,7 @@ static enum status place(const char *given, const char *option, char path[MODEL_
     return STATUS_OK;
 }
 
-enum status runtime_config_from(const struct quern_options *o, struct runtime_config *c)
+enum status runtime_config_from(const struct runtime_options *o, struct runtime_config *c)
 {
     enum log_level level = LOG_LEVEL_WARN;
     enum status s;

@@ -8,15 +8,15 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/runtime_options.h"
 #include "cli/cli.h"
-#include "cli/runtime_options.h"
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 #include "tools/runtime_config.h"
 #include "tools/tools.h"
 
 struct serve_options {
-    struct quern_options runtime;
+    struct runtime_options runtime;
     const char *socket;
     int private_fd, parent_fd, max_restarts, step_timeout;
 };
