@@ -33,6 +33,12 @@ static bool mended(struct supervisor *sv, struct deaths *d)
     return recent <= sv->config.max_restarts;
 }
 
+/* A private client is told itself, and prints what it likes. */
+static void tell_operator(const struct supervisor *sv, const char *line, const char *done)
+{
+    log_message(sv->private_fd >= 0 ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, "%s: %s", line, done);
+}
+
 int ranks_alive(const struct supervisor *sv)
 {
     int n = 0;
@@ -58,7 +64,6 @@ void text_fail(struct supervisor *sv, const char *line)
 {
     if (sv->state >= SUPERVISOR_STOPPING)
         return;
-    log_warn("%s", line);
     snprintf(sv->text_line, sizeof(sv->text_line), "%s", line);
     child_kill(&sv->text_child); /* its end comes through its pidfd */
 }
@@ -90,7 +95,7 @@ static void text_ended(struct supervisor *sv, const char *line)
         supervisor_fail(sv, QUERN_CODE_WORKER_DIED, line);
         return;
     }
-    log_warn("%s: it is started again", line);
+    tell_operator(sv, line, "it is started again");
     sv->text_line[0] = '\0';
     if (text_take_replies(sv) != STATUS_OK)
         log_warn("%s", log_last_error());
@@ -126,7 +131,7 @@ static void tell_pause(struct supervisor *sv, bool paused)
         struct request *r = sv->table[i];
 
         if (r != NULL && r->state != REQUEST_ENDED)
-            request_tell_pause(r, paused, paused ? sv->pause_line : "");
+            request_tell_pause(r, paused, paused ? sv->pause_line : "the workers run again");
     }
 }
 
@@ -140,7 +145,7 @@ void ranks_fail(struct supervisor *sv, const char *line)
         return;
     }
     snprintf(sv->pause_line, sizeof(sv->pause_line), "%s", line);
-    log_warn("%s: the workers are started again", line);
+    tell_operator(sv, line, "the workers are started again");
     kill_ranks(sv);
     if (sv->state == SUPERVISOR_SERVING) {
         supervisor_move(sv, SUPERVISOR_RESTARTING);

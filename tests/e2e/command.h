@@ -24,6 +24,9 @@ void child_start(struct command *c, const char *const env[], const char *const w
  * Returns 0 when the time was up. */
 int child_read_out(struct command *c, size_t bytes, int ms);
 
+/* The same until it has said something on standard error. */
+int child_read_err(struct command *c, const char *said, int ms);
+
 /* Until it has ended; kills it and says so when that takes longer than ms. Returns the status. */
 int child_finish(struct command *c, int ms);
 

@@ -92,44 +92,157 @@ static void start_story(struct command *c, const char *const words[])
     assert_true(child_read_out(c, 40, 60000));
 }
 
-static void kill_member_mid_story(const char *name, const char *who)
+static const char *const shorter_story[] = {"run", "--temperature", "1", "--seed", "3", "-n", "300",
+    "--ignore-eos", "--tp", "4", "--threads", "1", "Once upon a time", NULL};
+
+/* The story without a death; told once. */
+static const char *whole_story(void)
 {
+    static struct command c;
+
+    if (c.out == NULL)
+        assert_int_equal(child_run(&c, NULL, shorter_story), 0);
+    return c.out;
+}
+
+/* Killed (or whatever `signal_number` does) while the story is being told: it goes on. */
+static void kill_member_mid_story(const char *name, const char *said)
+{
+    const char *want = whole_story();
     struct command c;
     pid_t family[FAMILY], victim;
-    long killed;
     int n;
 
-    start_story(&c, long_story);
+    start_story(&c, shorter_story);
     n = child_family(c.pid, family, FAMILY);
     assert_int_equal(n, 6); /* supervisor, text worker, four ranks */
     victim = member_named(c.pid, name);
     assert_true(victim > 0);
-    killed = now_ms();
     kill(victim, SIGKILL);
-    assert_int_equal(child_finish(&c, 10000), 1);
-    assert_in_range(now_ms() - killed, 0, WITHIN_MS);
-    if (strstr(c.err, who) == NULL || strstr(c.err, "was killed by signal 9 (SIGKILL)") == NULL)
+    assert_int_equal(child_finish(&c, 60000), 0);
+    assert_string_equal(c.out, want);
+    if (strstr(c.err, said) == NULL)
         fail_msg("killed %s, quern run said: %s", name, c.err);
-    assert_all_gone(family, n, killed + WITHIN_MS);
+    assert_all_gone(family, n, now_ms() + WITHIN_MS);
     child_free(&c);
 }
 
-static void killed_leader_ends_run_naming_rank_and_signal(void **state)
+static void story_goes_on_when_its_leader_is_killed(void **state)
 {
     (void)state;
     kill_member_mid_story("quern-r00", "rank 0 ");
 }
 
-static void killed_follower_ends_run_naming_rank_and_signal(void **state)
+static void story_goes_on_when_a_follower_is_killed(void **state)
 {
     (void)state;
     kill_member_mid_story("quern-r02", "rank 2 ");
 }
 
-static void killed_text_worker_ends_run_naming_it(void **state)
+static void story_goes_on_when_the_text_worker_is_killed(void **state)
 {
     (void)state;
-    kill_member_mid_story("quern-text", "the text worker ");
+    kill_member_mid_story("quern-text", "");
+}
+
+static void server_socket(char path[256], const char *name)
+{
+    snprintf(path, 256, "%s/quern-%s-%d.socket",
+        getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp", name, (int)getpid());
+}
+
+/* Serves with these words, and begins a story there. */
+static void start_served_story(const char *const serve[], const char *socket, struct command *server,
+    struct command *client)
+{
+    const char *run[] = {"run", "--socket", socket, "--greedy", "-n", "1500", "--ignore-eos",
+        "Once upon a time", NULL};
+
+    child_start(server, NULL, serve, NULL);
+    for (int i = 0; i < 6000 && access(socket, F_OK) != 0; i++)
+        sleep_ms(5);
+    start_story(client, run);
+}
+
+static void one_death_too_many_ends_all_naming_rank_and_signal(void **state)
+{
+    char socket[256];
+    const char *serve[] = {"serve", "--socket", socket, "--tp", "2", "--threads", "1",
+        "--max-restarts", "0", NULL};
+    struct command server, client;
+    pid_t family[FAMILY];
+    long killed;
+    int n;
+
+    (void)state;
+    server_socket(socket, "many-deaths");
+    start_served_story(serve, socket, &server, &client);
+    n = child_family(server.pid, family, FAMILY);
+    killed = now_ms();
+    kill(member_named(server.pid, "quern-r01"), SIGKILL);
+    assert_int_equal(child_finish(&client, 10000), 1);
+    assert_in_range(now_ms() - killed, 0, WITHIN_MS);
+    assert_non_null(strstr(client.err, "rank 1 "));
+    assert_non_null(strstr(client.err, "was killed by signal 9 (SIGKILL)"));
+    assert_int_equal(child_finish(&server, 10000), 1);
+    assert_non_null(strstr(server.err, "was killed by signal 9 (SIGKILL)"));
+    assert_all_gone(family, n, now_ms() + WITHIN_MS);
+    child_free(&client);
+    child_free(&server);
+}
+
+static void stopped_rank_is_noticed_and_replaced_within_the_step_timeout(void **state)
+{
+    char socket[256];
+    const char *serve[] = {"serve", "--socket", socket, "--tp", "2", "--threads", "1",
+        "--step-timeout", "2", NULL};
+    const char *plain[] = {"run", "--tp", "2", "--threads", "1", "--greedy", "-n", "1500",
+        "--ignore-eos", "Once upon a time", NULL};
+    struct command server, client, want;
+    long stopped;
+
+    (void)state;
+    assert_int_equal(child_run(&want, NULL, plain), 0);
+    server_socket(socket, "stopped");
+    start_served_story(serve, socket, &server, &client);
+    stopped = now_ms();
+    kill(member_named(server.pid, "quern-r01"), SIGSTOP);
+    assert_true(child_read_err(&server, "is stopped", 10000));
+    assert_in_range(now_ms() - stopped, 1000, 3000);
+    assert_non_null(strstr(server.err, "rank 1 "));
+    assert_int_equal(child_finish(&client, 60000), 0);
+    assert_string_equal(client.out, want.out);
+    kill(server.pid, SIGTERM);
+    assert_int_equal(child_finish(&server, 10000), 0);
+    child_free(&want);
+    child_free(&client);
+    child_free(&server);
+}
+
+/* Without the second, the server would give its stopped rank a second's grace. */
+static void second_sigterm_ends_a_server_that_waits(void **state)
+{
+    char socket[256];
+    const char *serve[] = {"serve", "--socket", socket, "--tp", "2", "--threads", "1", NULL};
+    struct command server, client;
+    pid_t family[FAMILY];
+    long told;
+    int n;
+
+    (void)state;
+    server_socket(socket, "twice");
+    start_served_story(serve, socket, &server, &client);
+    n = child_family(server.pid, family, FAMILY);
+    kill(member_named(server.pid, "quern-r01"), SIGSTOP);
+    kill(server.pid, SIGTERM);
+    assert_int_equal(child_finish(&client, 10000), 1); /* it hears that the server stops */
+    told = now_ms();
+    kill(server.pid, SIGTERM);
+    child_finish(&server, 10000);
+    assert_in_range(now_ms() - told, 0, 600);
+    assert_all_gone(family, n, now_ms() + WITHIN_MS);
+    child_free(&client);
+    child_free(&server);
 }
 
 static void killed_supervisor_leaves_no_process(void **state)
@@ -318,9 +431,12 @@ static void clients_of_one_server_do_not_disturb_each_other(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(killed_leader_ends_run_naming_rank_and_signal),
-        cmocka_unit_test(killed_follower_ends_run_naming_rank_and_signal),
-        cmocka_unit_test(killed_text_worker_ends_run_naming_it),
+        cmocka_unit_test(story_goes_on_when_its_leader_is_killed),
+        cmocka_unit_test(story_goes_on_when_a_follower_is_killed),
+        cmocka_unit_test(story_goes_on_when_the_text_worker_is_killed),
+        cmocka_unit_test(one_death_too_many_ends_all_naming_rank_and_signal),
+        cmocka_unit_test(stopped_rank_is_noticed_and_replaced_within_the_step_timeout),
+        cmocka_unit_test(second_sigterm_ends_a_server_that_waits),
         cmocka_unit_test(killed_supervisor_leaves_no_process),
         cmocka_unit_test(killed_run_leaves_no_process),
         cmocka_unit_test(interrupt_stops_cleanly),
