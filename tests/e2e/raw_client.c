@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "quern/log.h"
+
 enum { PATIENCE_S = 30, ROOM_STEP = 1 << 16, FAMILY = 32 };
 
 static int try_connect(const char *path)
@@ -145,20 +147,48 @@ bool raw_send_frame(struct raw_client *c, unsigned type, uint64_t id, const void
     return raw_send(c, &h, sizeof(h)) && raw_send(c, payload, n);
 }
 
-struct frame_submit raw_params(uint32_t kind, uint32_t max_tokens)
+struct raw_params raw_params(uint32_t prompt, uint32_t max_tokens)
 {
-    return (struct frame_submit){.kind = kind, .max_tokens = max_tokens, .top_k = -1, .top_p = -1,
-        .min_p = -1, .temperature = 0};
+    struct raw_params p = {.prompt = prompt};
+
+    RAW_GIVE(p, PARAM_MAX_TOKENS, max_tokens, max_tokens);
+    RAW_GIVE(p, PARAM_TEMPERATURE, temperature, 0);
+    return p;
 }
 
-bool raw_submit(struct raw_client *c, uint64_t id, struct frame_submit params, const void *data,
+struct raw_params raw_endless(uint32_t prompt, uint32_t max_tokens)
+{
+    struct raw_params p = raw_params(prompt, max_tokens);
+
+    RAW_GIVE(p, PARAM_IGNORE_EOS, ignore_eos, 1);
+    return p;
+}
+
+size_t raw_payload(const struct raw_params *p, size_t prompt_bytes, unsigned char *bytes)
+{
+    struct frame_submit submit = {.fixed = sizeof(submit), .task = p->task, .prompt = p->prompt,
+        .prompt_bytes = (uint32_t)prompt_bytes};
+
+    submit.params_bytes = (uint32_t)params_write(&p->params, bytes + sizeof(submit));
+    memcpy(bytes, &submit, sizeof(submit));
+    return sizeof(submit) + submit.params_bytes;
+}
+
+bool raw_submit(struct raw_client *c, uint64_t id, struct raw_params params, const void *data,
     size_t n)
 {
-    struct frame_header h = {
-        .bytes = (uint32_t)(sizeof(params) + n), .type = FRAME_SUBMIT, .id = id};
+    unsigned char first[RAW_PAYLOAD];
+    size_t bytes = raw_payload(&params, n, first);
+    struct frame_header h = {.bytes = (uint32_t)(bytes + n), .type = FRAME_SUBMIT, .id = id};
 
-    return raw_send(c, &h, sizeof(h)) && raw_send(c, &params, sizeof(params)) &&
-           raw_send(c, data, n);
+    return raw_send(c, &h, sizeof(h)) && raw_send(c, first, bytes) && raw_send(c, data, n);
+}
+
+bool raw_resume(struct raw_client *c, uint64_t id, uint64_t key, uint64_t after)
+{
+    struct frame_resume resume = {.fixed = sizeof(resume), .key = key, .after = after};
+
+    return raw_send_frame(c, FRAME_RESUME, id, &resume, sizeof(resume));
 }
 
 /* At least n bytes are there; false at the end. */
@@ -200,39 +230,59 @@ bool raw_next(struct raw_client *c, struct raw_frame *f)
     return true;
 }
 
+void raw_fixed(const struct raw_frame *f, void *out, size_t bytes)
+{
+    const void *rest;
+    size_t rest_bytes;
+
+    if (frame_fixed(&f->header, f->payload, out, bytes, bytes, &rest, &rest_bytes) != STATUS_OK)
+        fail_msg("a frame of type %u: %s", f->header.type, log_last_error());
+}
+
+const char *raw_rest(const struct raw_frame *f)
+{
+    uint32_t fixed;
+
+    memcpy(&fixed, f->payload, sizeof(fixed));
+    assert_true(fixed <= f->header.bytes);
+    return (const char *)f->payload + fixed;
+}
+
 /* The text of a TOKENS frame behind what is there; its numbers add up. */
-static void add_text(char **text, const struct raw_frame *f)
+static void add_text(char **text, uint64_t *ids, const struct raw_frame *f)
 {
     struct frame_tokens t;
     size_t had = strlen(*text);
 
-    assert_true(f->header.bytes >= sizeof(t));
-    memcpy(&t, f->payload, sizeof(t));
-    assert_int_equal(f->header.bytes, sizeof(t) + t.n_ids * sizeof(int32_t) + t.text_bytes);
+    raw_fixed(f, &t, sizeof(t));
+    assert_int_equal(f->header.bytes,
+        t.fixed + t.n_ids * sizeof(int32_t) + t.text_bytes + t.logprobs_bytes);
+    assert_true(*ids == UINT64_MAX || *ids == t.after);
+    *ids = t.after + t.n_ids;
     *text = realloc(*text, had + t.text_bytes + 1);
     assert_non_null(*text);
-    memcpy(*text + had, f->payload + f->header.bytes - t.text_bytes, t.text_bytes);
+    memcpy(*text + had, raw_rest(f) + t.n_ids * sizeof(int32_t), t.text_bytes);
     (*text)[had + t.text_bytes] = '\0';
 }
 
 unsigned raw_answer(struct raw_client *c, uint64_t id, char **text)
 {
     struct raw_frame f;
+    uint64_t ids = UINT64_MAX; /* from wherever it begins */
 
     *text = calloc(1, 1);
     for (;;) {
         if (!raw_next(c, &f))
             fail_msg("the connection ended before request %llu did", (unsigned long long)id);
         if (f.header.id == id && f.header.type == FRAME_TOKENS)
-            add_text(text, &f);
+            add_text(text, &ids, &f);
         if (f.header.id == id && f.header.type == FRAME_ERROR) {
             free(*text);
-            *text = (char *)f.payload;
-            return FRAME_ERROR;
+            *text = strdup(raw_rest(&f));
         }
         free(f.payload);
-        if (f.header.id == id && f.header.type == FRAME_DONE)
-            return FRAME_DONE;
+        if (f.header.id == id && (f.header.type == FRAME_DONE || f.header.type == FRAME_ERROR))
+            return f.header.type;
     }
 }
 
@@ -249,14 +299,23 @@ struct raw_frame raw_await(struct raw_client *c, unsigned type)
     return f;
 }
 
-void raw_refused(struct raw_client *c, uint64_t id, const char *line)
+void raw_refused(struct raw_client *c, uint64_t id, enum quern_code code, const char *line)
 {
-    char *text;
+    struct raw_frame f;
+    struct frame_error e, right = frame_error_of(code);
 
-    assert_int_equal(raw_answer(c, id, &text), FRAME_ERROR);
-    if (strstr(text, line) == NULL || strchr(text, '\n') != NULL)
-        fail_msg("request %llu was told \"%s\", not \"%s\"", (unsigned long long)id, text, line);
-    free(text);
+    do
+        f = raw_await(c, FRAME_ERROR);
+    while (f.header.id != id && (free(f.payload), true));
+    raw_fixed(&f, &e, sizeof(e));
+    if (strstr(raw_rest(&f), line) == NULL || strchr(raw_rest(&f), '\n') != NULL)
+        fail_msg("request %llu was told \"%s\", not \"%s\"", (unsigned long long)id, raw_rest(&f),
+            line);
+    if (e.code != code)
+        fail_msg("\"%s\" came with code %u, not %d", raw_rest(&f), e.code, (int)code);
+    assert_int_equal(e.fault, right.fault);
+    assert_int_equal(e.retry, right.retry);
+    free(f.payload);
 }
 
 void raw_assert_well(const struct raw_server *s)
@@ -265,7 +324,7 @@ void raw_assert_well(const struct raw_server *s)
     char *text;
 
     raw_connect(&c, s);
-    assert_true(raw_submit(&c, 1, raw_params(SUBMIT_TEXT, 12), "Once upon a time", 16));
+    assert_true(raw_submit(&c, 1, raw_params(PROMPT_TEXT, 12), "Once upon a time", 16));
     assert_int_equal(raw_answer(&c, 1, &text), FRAME_DONE);
     assert_string_equal(text, ", there was a little girl named Lily who loved to play");
     free(text);

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "msg/frame.h"
+#include "msg/params.h"
 #include "tests/e2e/command.h"
 
 struct raw_server {
@@ -46,23 +47,45 @@ bool raw_send(struct raw_client *c, const void *bytes, size_t n);
 bool raw_send_frame(struct raw_client *c, unsigned type, uint64_t id, const void *payload,
     size_t n);
 
+/* What is submitted. */
+struct raw_params {
+    uint32_t task, prompt;
+    struct params params; /* those whose bit in `given` is set are sent, whatever they are */
+};
+
+/* p.params.field = value, and it is given. */
+#define RAW_GIVE(p, key, field, value)                                                             \
+    ((p).params.field = (value), (p).params.given |= 1ull << (key))
+
 /* Greedy, max_tokens, of text or ids; change what the test is about. */
-struct frame_submit raw_params(uint32_t kind, uint32_t max_tokens);
-bool raw_submit(struct raw_client *c, uint64_t id, struct frame_submit params, const void *data,
+struct raw_params raw_params(uint32_t prompt, uint32_t max_tokens);
+/* The same, past end tokens. */
+struct raw_params raw_endless(uint32_t prompt, uint32_t max_tokens);
+/* Its payload, up to the prompt, into bytes [RAW_PAYLOAD]; returns how many. */
+enum { RAW_PAYLOAD = sizeof(struct frame_submit) + PARAMS_FIRST_BYTES };
+size_t raw_payload(const struct raw_params *p, size_t prompt_bytes, unsigned char *bytes);
+bool raw_submit(struct raw_client *c, uint64_t id, struct raw_params params, const void *data,
     size_t n);
+bool raw_resume(struct raw_client *c, uint64_t id, uint64_t key, uint64_t after);
 
 /* The next frame, within 30 s; false at the connection's end. free() its payload. */
 bool raw_next(struct raw_client *c, struct raw_frame *f);
 
 /* Reads until the last frame of request `id`: its DONE, or its ERROR. The text of its TOKENS,
- * or the error line, is malloc'ed in *text. Returns the type; fails at the connection's end. */
+ * or the error line, is malloc'ed in *text. Returns the type; fails at the connection's end, and
+ * where frames are not in order. */
 unsigned raw_answer(struct raw_client *c, uint64_t id, char **text);
 
 /* The next frame of `type`, others left out; fails at the connection's end. */
 struct raw_frame raw_await(struct raw_client *c, unsigned type);
 
-/* Request `id` ends with an ERROR that has `line` in it. */
-void raw_refused(struct raw_client *c, uint64_t id, const char *line);
+/* The fixed part of a frame, as this version knows it; fails where it is broken. */
+void raw_fixed(const struct raw_frame *f, void *out, size_t bytes);
+/* What follows it. */
+const char *raw_rest(const struct raw_frame *f);
+
+/* Request `id` ends with an ERROR of that code that has `line` in it, in one line. */
+void raw_refused(struct raw_client *c, uint64_t id, enum quern_code code, const char *line);
 
 /* A prompt gets the answer that it should: the server is well. */
 void raw_assert_well(const struct raw_server *s);

@@ -25,13 +25,15 @@ static struct raw_server server;
 static const char prompt[] = "Once upon a time";
 #define PROMPT prompt, sizeof(prompt) - 1
 
-/* The text worker is stopped meanwhile, so nothing is taken off the pile. */
+/* The text worker is stopped meanwhile, so nothing is taken off the pile: each connection may have
+ * 64 MiB of prompts, all of them 256 MiB. */
 static void prompts_that_wait_take_a_bounded_memory(void **state)
 {
-    enum { BYTES = 15 << 20, PROMPTS = 20, FIT = 17 };
+    enum { BYTES = 15 << 20, EACH = 4, CONNECTIONS = 5 };
     char *mem = calloc(1, BYTES);
+    struct raw_params p = raw_params(PROMPT_TEXT, 1);
     struct raw_server other;
-    struct raw_client c;
+    struct raw_client c[CONNECTIONS];
     pid_t text_worker;
 
     (void)state;
@@ -41,15 +43,25 @@ static void prompts_that_wait_take_a_bounded_memory(void **state)
     raw_assert_well(&other);
     text_worker = raw_server_member(&other, "quern-text");
     kill(text_worker, SIGSTOP);
-    raw_connect(&c, &other);
-    for (uint64_t id = 1; id <= PROMPTS; id++)
-        assert_true(raw_submit(&c, id, raw_params(SUBMIT_TEXT, 1), mem, BYTES));
-    for (uint64_t id = FIT + 1; id <= PROMPTS; id++)
-        raw_refused(&c, id, "the prompts of 17 requests take 255 MiB already: try again later");
+    for (int i = 0; i < CONNECTIONS; i++) {
+        raw_connect(&c[i], &other);
+        for (uint64_t id = 1; id <= EACH && (i < CONNECTIONS - 1 || id == 1); id++)
+            assert_true(raw_submit(&c[i], id, p, mem, BYTES));
+    }
+    assert_true(raw_submit(&c[0], EACH + 1, p, mem, BYTES));
+    raw_refused(&c[0], EACH + 1, QUERN_CODE_QUOTA,
+        "the prompts of this connection take 60 MiB, 64 are possible: wait for some to end");
+    assert_true(raw_submit(&c[CONNECTIONS - 1], 2, p, mem, BYTES));
+    raw_refused(&c[CONNECTIONS - 1], 2, QUERN_CODE_OVERLOADED,
+        "the prompts of 17 requests take 255 MiB already: try again later");
     kill(text_worker, SIGCONT);
-    for (uint64_t id = 1; id <= FIT; id++)
-        raw_refused(&c, id, "not UTF-8");
-    raw_close(&c);
+    for (int i = 0; i < CONNECTIONS; i++) {
+        for (uint64_t id = 1; id <= EACH && (i < CONNECTIONS - 1 || id == 1); id++)
+            raw_refused(&c[i], id, QUERN_CODE_BAD_REQUEST, "not UTF-8");
+        assert_true(raw_submit(&c[i], 9, p, PROMPT)); /* and now there is room again */
+        free(raw_await(&c[i], FRAME_DONE).payload);
+        raw_close(&c[i]);
+    }
     raw_server_stop(&other, "");
     free(mem);
 }
@@ -57,10 +69,9 @@ static void prompts_that_wait_take_a_bounded_memory(void **state)
 /* Stage 0: at once, while it is encoded; 1: while it waits or runs; 2: in mid-answer. */
 static void abrupt_ends_in_every_stage_leave_nothing(void **state)
 {
-    struct frame_submit p = raw_params(SUBMIT_TEXT, 1000);
+    struct raw_params p = raw_endless(PROMPT_TEXT, 1000);
 
     (void)state;
-    p.flags = SUBMIT_IGNORE_EOS;
     for (int i = 0; i < ABRUPT; i++) {
         const struct linger none = {.l_onoff = 1};
         struct raw_client c;
@@ -82,13 +93,13 @@ static void abrupt_ends_in_every_stage_leave_nothing(void **state)
 
 static void cancels_race_with_everything(void **state)
 {
-    struct frame_submit p = raw_params(SUBMIT_TEXT, 30);
+    struct raw_params p = raw_params(PROMPT_TEXT, 30);
     struct raw_client c;
     char *text;
 
     (void)state;
     raw_connect(&c, &server);
-    for (uint64_t id = 0; id < 50; id++) /* of nobody */
+    for (uint64_t id = 1; id < 50; id++) /* of nobody */
         assert_true(raw_send_frame(&c, FRAME_CANCEL, id * 7919, NULL, 0));
     for (uint64_t id = 1; id <= ABRUPT; id++) {
         assert_true(raw_submit(&c, id, p, PROMPT));
@@ -107,7 +118,7 @@ static void cancels_race_with_everything(void **state)
 /* Each ends once, in whatever order, and with the same words. */
 static void many_requests_on_one_connection_all_get_the_same_answer(void **state)
 {
-    struct frame_submit p = raw_params(SUBMIT_TEXT, 12);
+    struct raw_params p = raw_params(PROMPT_TEXT, 12);
     static char answers[MANY + 1][256];
     static int ends[MANY + 1];
     struct raw_client c;
@@ -123,9 +134,9 @@ static void many_requests_on_one_connection_all_get_the_same_answer(void **state
         assert_true(raw_next(&c, &f));
         assert_int_not_equal(f.header.type, FRAME_ERROR);
         if (f.header.type == FRAME_TOKENS) {
-            memcpy(&t, f.payload, sizeof(t));
+            raw_fixed(&f, &t, sizeof(t));
             assert_int_equal(ends[f.header.id], 0);
-            strcat(answers[f.header.id], (char *)f.payload + f.header.bytes - t.text_bytes);
+            strcat(answers[f.header.id], raw_rest(&f) + t.n_ids * sizeof(int32_t));
         }
         if (f.header.type == FRAME_DONE) {
             ends[f.header.id]++;
@@ -141,15 +152,19 @@ static void many_requests_on_one_connection_all_get_the_same_answer(void **state
     raw_assert_well(&server);
 }
 
-/* RESUMEs of 1 .. 1000: what costs little to ask and more to answer. */
+/* RESUMEs of keys that nobody has, as 1 .. 1000: what costs little to ask and more to answer. */
 static bool ask_a_lot(struct raw_client *c)
 {
-    static unsigned char many[24 * 1000];
+    struct asked {
+        struct frame_header header;
+        struct frame_resume resume;
+    } many[1000];
 
     for (size_t i = 0; i < 1000; i++)
-        memcpy(many + 24 * i,
-            &(struct frame_header){.bytes = 8, .type = FRAME_RESUME, .id = i + 1},
-            sizeof(struct frame_header));
+        many[i] = (struct asked){
+            {.bytes = sizeof(struct frame_resume), .type = FRAME_RESUME, .id = i + 1},
+            {.fixed = sizeof(struct frame_resume), .key = ~i},
+        };
     return raw_send(c, many, sizeof(many));
 }
 
@@ -160,9 +175,9 @@ static void a_client_that_does_not_read_is_let_go(void **state)
 
     (void)state;
     raw_connect(&c, &server);
-    while (rounds < 4000 && ask_a_lot(&c))
+    while (rounds < 401 && ask_a_lot(&c))
         rounds++;
-    assert_in_range(rounds, 100, 3999); /* 64 MiB of answers, of 72 bytes each */
+    assert_in_range(rounds, 20, 400); /* 4 MiB of answers, of a hundred bytes each */
     raw_close(&c);
     raw_assert_well(&server);
 }
@@ -171,13 +186,12 @@ static void a_client_that_does_not_read_is_let_go(void **state)
 static void a_slow_reader_gets_everything_in_order(void **state)
 {
     enum { ROUNDS = 20, ID = 5000 };
-    struct frame_submit p = raw_params(SUBMIT_TEXT, 100);
+    struct raw_params p = raw_endless(PROMPT_TEXT, 100);
     struct raw_client c;
     struct raw_frame f;
     unsigned answers = 0;
 
     (void)state;
-    p.flags = SUBMIT_IGNORE_EOS;
     raw_connect(&c, &server);
     for (int i = 0; i < ROUNDS; i++)
         assert_true(ask_a_lot(&c));
@@ -202,18 +216,17 @@ static void a_slow_reader_gets_everything_in_order(void **state)
 
 static void stopping_tells_who_waits(void **state)
 {
-    struct frame_submit p = raw_params(SUBMIT_TEXT, 2000);
+    struct raw_params p = raw_endless(PROMPT_TEXT, 2000);
     struct raw_server other;
     struct raw_client c;
 
     (void)state;
-    p.flags = SUBMIT_IGNORE_EOS;
     raw_server_start(&other, NULL);
     raw_connect(&c, &other);
     assert_true(raw_submit(&c, 1, p, PROMPT));
     free(raw_await(&c, FRAME_TOKENS).payload);
     raw_server_stop(&other, "");
-    raw_refused(&c, 1, "the server is stopping");
+    raw_refused(&c, 1, QUERN_CODE_STOPPING, "the server is stopping");
     raw_close(&c);
 }
 
@@ -229,7 +242,7 @@ static int start_server(void **state)
 static int stop_server(void **state)
 {
     (void)state;
-    raw_server_stop(&server, "quern: a client is let go: it does not read what it asked for\n");
+    raw_server_stop(&server, "quern: a client is let go: it asks and does not read the answers\n");
     return 0;
 }
 

@@ -45,7 +45,7 @@ static const char *few_ids(char model[4096])
 /* `requests` at once, each sampled through a short list; all end well. */
 static void sample_at_once(const char *tp, const char *seqs, int requests)
 {
-    struct frame_submit p = raw_params(SUBMIT_IDS, 24);
+    struct raw_params p = raw_endless(PROMPT_IDS, 24);
     const int32_t prompt[] = {1, 2};
     struct raw_server server;
     struct raw_client c;
@@ -54,11 +54,10 @@ static void sample_at_once(const char *tp, const char *seqs, int requests)
     raw_server_start(&server, (const char *const[]){"-m", few_ids(model), "--tp", tp,
         "--threads", "1", "--max-seqs", seqs, "--max-batched-tokens", seqs, NULL});
     raw_connect(&c, &server);
-    p.temperature = 1;
-    p.top_k = 20;
-    p.flags = SUBMIT_HAS_SEED | SUBMIT_IGNORE_EOS;
+    RAW_GIVE(p, PARAM_TEMPERATURE, temperature, 1);
+    RAW_GIVE(p, PARAM_TOP_K, top_k, 20);
     for (int id = 1; id <= requests; id++) {
-        p.seed = (uint64_t)id;
+        RAW_GIVE(p, PARAM_SEED, seed, (uint64_t)id);
         assert_true(raw_submit(&c, (uint64_t)id, p, prompt, sizeof(prompt)));
     }
     for (int left = requests; left > 0;) {
@@ -66,7 +65,7 @@ static void sample_at_once(const char *tp, const char *seqs, int requests)
 
         assert_true(raw_next(&c, &f));
         if (f.header.type == FRAME_ERROR)
-            fail_msg("request %d: %s", (int)f.header.id, (char *)f.payload);
+            fail_msg("request %d: %s", (int)f.header.id, raw_rest(&f));
         left -= f.header.type == FRAME_DONE;
         free(f.payload);
     }

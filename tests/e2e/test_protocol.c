@@ -8,7 +8,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,12 +36,9 @@ static uint32_t draw(void)
 /* The connection ends, after an ERROR of its own with `line` in it. */
 static void ends_with(struct raw_client *c, const char *line)
 {
-    struct raw_frame f = raw_await(c, FRAME_ERROR), more;
+    struct raw_frame more;
 
-    assert_int_equal(f.header.id, 0);
-    if (strstr((char *)f.payload, line) == NULL)
-        fail_msg("the server said \"%s\", not \"%s\"", (char *)f.payload, line);
-    free(f.payload);
+    raw_refused(c, 0, QUERN_CODE_BAD_FRAME, line);
     assert_false(raw_next(c, &more));
     raw_close(c);
 }
@@ -59,14 +55,18 @@ static void a_connection_begins_with_hello_and_ready(void **state)
     raw_connect(&c, &server);
     assert_true(raw_next(&c, &f));
     assert_int_equal(f.header.type, FRAME_HELLO);
-    memcpy(&hello, f.payload, sizeof(hello));
+    raw_fixed(&f, &hello, sizeof(hello));
     assert_int_equal(hello.protocol, PROTOCOL_VERSION);
+    assert_int_equal(hello.generation, 1);
+    assert_int_not_equal(hello.instance, 0);
+    assert_string_equal(raw_rest(&f), QUERN_VERSION);
     free(f.payload);
     assert_true(raw_next(&c, &f));
     assert_int_equal(f.header.type, FRAME_READY);
-    memcpy(&ready, f.payload, sizeof(ready));
+    raw_fixed(&f, &ready, sizeof(ready));
     assert_int_equal(ready.vocab, 8192);
     assert_int_equal(ready.max_model_len, 2048);
+    assert_string_equal(raw_rest(&f), "storyteller");
     free(f.payload);
     raw_close(&c);
 }
@@ -101,9 +101,8 @@ static void a_second_server_leaves_the_first_alone(void **state)
 static void frames_that_break_the_rules_end_their_connection(void **state)
 {
     static const struct frame_header huge = {.bytes = FRAME_MAX_BYTES + 1, .type = FRAME_SUBMIT,
-        .id = 1};
+        .id = 1}, flagged = {.type = FRAME_CANCEL, .flags = 1, .id = 1};
     static const unsigned strange[] = {0, 4, 63, FRAME_HELLO, FRAME_ERROR, 0xffff};
-    struct frame_submit p = raw_params(SUBMIT_TEXT, 4);
     struct raw_client c;
 
     (void)state;
@@ -111,10 +110,13 @@ static void frames_that_break_the_rules_end_their_connection(void **state)
     raw_send(&c, &huge, sizeof(huge));
     ends_with(&c, "larger than the protocol's");
     raw_connect(&c, &server);
-    raw_send_frame(&c, FRAME_SUBMIT, 1, &p, sizeof(p) - 1);
-    ends_with(&c, "it needs at least 40");
+    raw_send(&c, &flagged, sizeof(flagged));
+    ends_with(&c, "has flags 0x1, there are none");
     raw_connect(&c, &server);
-    raw_submit(&c, 0, p, PROMPT);
+    raw_send_frame(&c, FRAME_CANCEL, 1, "x", 1);
+    ends_with(&c, "has no payload");
+    raw_connect(&c, &server);
+    raw_submit(&c, 0, raw_params(PROMPT_TEXT, 4), PROMPT);
     ends_with(&c, "no request number");
     for (size_t i = 0; i < sizeof(strange) / sizeof(strange[0]); i++) {
         raw_connect(&c, &server);
@@ -126,11 +128,10 @@ static void frames_that_break_the_rules_end_their_connection(void **state)
 
 static void a_broken_frame_ends_the_connection_s_requests(void **state)
 {
-    struct frame_submit p = raw_params(SUBMIT_TEXT, 2000);
+    struct raw_params p = raw_endless(PROMPT_TEXT, 2000);
     struct raw_client c;
 
     (void)state;
-    p.flags = SUBMIT_IGNORE_EOS;
     raw_connect(&c, &server);
     for (uint64_t id = 1; id <= 20; id++)
         assert_true(raw_submit(&c, id, p, PROMPT));
@@ -140,17 +141,27 @@ static void a_broken_frame_ends_the_connection_s_requests(void **state)
     raw_assert_well(&server);
 }
 
+/* A SUBMIT of 12 tokens after the prompt, whole; returns its bytes. */
+static size_t whole_submit(uint64_t id, unsigned char *whole)
+{
+    struct raw_params p = raw_params(PROMPT_TEXT, 12);
+    struct frame_header h = {.type = FRAME_SUBMIT, .id = id};
+    size_t n = raw_payload(&p, sizeof(prompt) - 1, whole + sizeof(h));
+
+    memcpy(whole + sizeof(h) + n, prompt, sizeof(prompt) - 1);
+    h.bytes = (uint32_t)(n + sizeof(prompt) - 1);
+    memcpy(whole, &h, sizeof(h));
+    return sizeof(h) + h.bytes;
+}
+enum { WHOLE = sizeof(struct frame_header) + RAW_PAYLOAD + sizeof(prompt) };
+
 static void half_a_frame_harms_nobody(void **state)
 {
-    struct frame_submit p = raw_params(SUBMIT_TEXT, 4);
-    struct frame_header h = {.bytes = sizeof(p) + 100, .type = FRAME_SUBMIT, .id = 1};
-    unsigned char whole[sizeof(h) + sizeof(p)];
+    unsigned char whole[WHOLE];
     struct raw_client c;
 
     (void)state;
-    memcpy(whole, &h, sizeof(h));
-    memcpy(whole + sizeof(h), &p, sizeof(p));
-    for (size_t n = 1; n <= sizeof(whole); n++) {
+    for (size_t n = 1; n < whole_submit(1, whole); n++) {
         raw_connect(&c, &server);
         assert_true(raw_send(&c, whole, n));
         raw_close(&c);
@@ -160,18 +171,14 @@ static void half_a_frame_harms_nobody(void **state)
 
 static void a_frame_may_come_byte_by_byte(void **state)
 {
-    struct frame_submit p = raw_params(SUBMIT_TEXT, 12);
-    struct frame_header h = {.bytes = sizeof(p) + 16, .type = FRAME_SUBMIT, .id = 77};
-    unsigned char whole[sizeof(h) + sizeof(p) + 16];
+    unsigned char whole[WHOLE];
+    size_t n = whole_submit(77, whole);
     struct raw_client c;
     char *text;
 
     (void)state;
-    memcpy(whole, &h, sizeof(h));
-    memcpy(whole + sizeof(h), &p, sizeof(p));
-    memcpy(whole + sizeof(h) + sizeof(p), prompt, 16);
     raw_connect(&c, &server);
-    for (size_t i = 0; i < sizeof(whole); i++)
+    for (size_t i = 0; i < n; i++)
         assert_true(raw_send(&c, whole + i, 1));
     assert_int_equal(raw_answer(&c, 77, &text), FRAME_DONE);
     assert_memory_equal(text, ", there was", 11);
@@ -206,102 +213,117 @@ static void random_bytes_never_harm_the_server(void **state)
     raw_assert_well(&server);
 }
 
-static void resume_is_answered(void **state)
-{
-    struct frame_resume after = {.after = 3};
-    struct raw_client c;
+/* Growth ------------------------------------------------------------------------------------- */
 
-    (void)state;
-    raw_connect(&c, &server);
-    assert_true(raw_send_frame(&c, FRAME_RESUME, 5, &after, sizeof(after)));
-    raw_refused(&c, 5, "submit it again");
-    raw_close(&c);
+/* A SUBMIT with `more` bytes behind its fixed part, each `byte`; or with fewer than that has. */
+static void submit_of_length(struct raw_client *c, uint64_t id, int more, int byte)
+{
+    struct raw_params p = raw_params(PROMPT_TEXT, 2);
+    unsigned char bytes[RAW_PAYLOAD + 64 + sizeof(prompt)];
+    size_t n = raw_payload(&p, sizeof(prompt) - 1, bytes), fixed = sizeof(struct frame_submit);
+    uint32_t said = (uint32_t)((int)fixed + more);
+
+    memmove(bytes + said, bytes + fixed, n - fixed);
+    for (size_t i = fixed; i < said; i++)
+        bytes[i] = (unsigned char)byte;
+    memcpy(bytes, &said, sizeof(said));
+    n += said - fixed;
+    memcpy(bytes + n, prompt, sizeof(prompt) - 1);
+    assert_true(raw_send_frame(c, FRAME_SUBMIT, id, bytes, n + sizeof(prompt) - 1));
 }
 
-static void a_running_request_s_number_is_taken(void **state)
+static void what_a_later_client_says_is_refused_unless_it_is_zero(void **state)
 {
-    struct frame_submit p = raw_params(SUBMIT_TEXT, 400);
+    struct frame_resume resume = {.fixed = sizeof(resume), .flags = 2, .key = 1};
+    struct raw_params p = raw_params(PROMPT_TEXT, 2);
+    struct frame_submit flagged = {.fixed = sizeof(flagged), .flags = 4, .prompt_bytes = 1};
     struct raw_client c;
-    struct raw_frame f;
     char *text;
 
     (void)state;
-    p.flags = SUBMIT_IGNORE_EOS;
     raw_connect(&c, &server);
-    assert_true(raw_submit(&c, 5, p, PROMPT));
-    assert_true(raw_submit(&c, 5, p, PROMPT));
-    f = raw_await(&c, FRAME_ERROR);
-    assert_int_equal(f.header.id, 5);
-    assert_non_null(strstr((char *)f.payload, "use another"));
-    free(f.payload);
-    assert_int_equal(raw_answer(&c, 5, &text), FRAME_DONE); /* the first goes on */
+    submit_of_length(&c, 1, 16, 0);
+    assert_int_equal(raw_answer(&c, 1, &text), FRAME_DONE);
     free(text);
-    p.max_tokens = 2;
-    assert_true(raw_submit(&c, 5, p, PROMPT)); /* and now it is free again */
-    assert_int_equal(raw_answer(&c, 5, &text), FRAME_DONE);
-    free(text);
+    submit_of_length(&c, 2, 16, 1);
+    raw_refused(&c, 2, QUERN_CODE_UNKNOWN, "uses a field at byte 24");
+    p.task = 2;
+    assert_true(raw_submit(&c, 3, p, PROMPT));
+    raw_refused(&c, 3, QUERN_CODE_UNKNOWN, "task 2");
+    p.task = TASK_COMPLETE;
+    p.prompt = 3;
+    assert_true(raw_submit(&c, 4, p, PROMPT));
+    raw_refused(&c, 4, QUERN_CODE_UNKNOWN, "a prompt of kind 3");
+    assert_true(raw_send_frame(&c, FRAME_RESUME, 5, &resume, sizeof(resume)));
+    raw_refused(&c, 5, QUERN_CODE_UNKNOWN, "flags 0x2");
+    flagged.prompt_bytes = 0;
+    assert_true(raw_send_frame(&c, FRAME_SUBMIT, 6, &flagged, sizeof(flagged)));
+    raw_refused(&c, 6, QUERN_CODE_UNKNOWN, "flags 0x4");
     raw_close(&c);
 }
 
-static void bad_parameters_are_told_one_by_one(void **state)
+/* One parameter, in raw bytes. */
+static void submit_param(struct raw_client *c, uint64_t id, struct param_header h, const void *value,
+    size_t bytes)
 {
-    static const int32_t ids[] = {1, 8192}, negative[] = {-1};
-    struct frame_submit text = raw_params(SUBMIT_TEXT, 4), p;
+    struct frame_submit submit = {.fixed = sizeof(submit),
+        .params_bytes = (uint32_t)(sizeof(h) + bytes), .prompt_bytes = 1};
+    unsigned char all[256];
+    size_t n = sizeof(submit);
+
+    memcpy(all, &submit, sizeof(submit));
+    memcpy(all + n, &h, sizeof(h));
+    memcpy(all + n + sizeof(h), value, bytes);
+    n += sizeof(h) + bytes;
+    all[n++] = 'x';
+    assert_true(raw_send_frame(c, FRAME_SUBMIT, id, all, n));
+}
+
+static void parameters_that_cannot_be_are_refused_by_name_or_number(void **state)
+{
+    static const uint32_t two[] = {3, PARAM_MAX_TOKENS, 4, 3};
     struct raw_client c;
-    uint64_t id = 0;
 
     (void)state;
     raw_connect(&c, &server);
-#define REFUSED(line, field, value, ...)                                                           \
-    p = text, p.field = (value), assert_true(raw_submit(&c, ++id, p, __VA_ARGS__)),                \
-    raw_refused(&c, id, line)
-    REFUSED("a request of kind 3", kind, 3, PROMPT);
-    REFUSED("a request of kind 4294967295", kind, UINT32_MAX, PROMPT);
-    REFUSED("the prompt is empty", kind, SUBMIT_TEXT, NULL, 0);
-    REFUSED("the prompt is empty", kind, SUBMIT_CHAT, NULL, 0);
-    REFUSED("7 bytes of token ids", kind, SUBMIT_IDS, "1234567", 7);
-    REFUSED("token id 8192 is out of range", kind, SUBMIT_IDS, ids, sizeof(ids));
-    REFUSED("token id -1 is out of range", kind, SUBMIT_IDS, negative, sizeof(negative));
-    REFUSED("max_tokens is 0", max_tokens, 0, PROMPT);
-    REFUSED("they go up to", temperature, 100.5f, PROMPT);
-    REFUSED("they go up to", temperature, NAN, PROMPT);
-    REFUSED("they go up to", temperature, INFINITY, PROMPT);
-    REFUSED("they go up to", top_p, 0, PROMPT);
-    REFUSED("they go up to", top_p, 1.5f, PROMPT);
-    REFUSED("they go up to", top_p, NAN, PROMPT);
-    REFUSED("they go up to", min_p, 2, PROMPT);
-    REFUSED("they go up to", min_p, NAN, PROMPT);
-    REFUSED("not UTF-8: byte 3 is 0xff", kind, SUBMIT_TEXT, "abc\xff", 4);
-    REFUSED("the request", kind, SUBMIT_CHAT, "{\"messages\": [", 14);
-    REFUSED("messages", kind, SUBMIT_CHAT, "{}", 2);
+#define REFUSED(code, line, ...)                                                                   \
+    submit_param(&c, 1, (struct param_header)__VA_ARGS__), raw_refused(&c, 1, code, line)
+    REFUSED(QUERN_CODE_UNKNOWN, "parameter 63", {63, 0, 4}, two, 4);
+    REFUSED(QUERN_CODE_UNKNOWN, "parameter 65535", {65535, 0, 4}, two, 4);
+    REFUSED(QUERN_CODE_UNKNOWN, "parameter 0", {0, 0, 4}, two, 4);
+    REFUSED(QUERN_CODE_UNKNOWN, "has flags", {PARAM_MAX_TOKENS, 1, 4}, two, 4);
+    REFUSED(QUERN_CODE_BAD_REQUEST, "max_tokens: a value of 2 bytes", {PARAM_MAX_TOKENS, 0, 2}, two, 2);
+    REFUSED(QUERN_CODE_BAD_REQUEST, "is said to have 5 bytes, 4 are there", {PARAM_MAX_TOKENS, 0, 5}, two,
+        4);
+    REFUSED(QUERN_CODE_BAD_REQUEST, "end within one", {PARAM_MAX_TOKENS, 0, 4}, two, 7);
+    REFUSED(QUERN_CODE_BAD_REQUEST, "max_tokens is given twice", {PARAM_MAX_TOKENS, 0, 4}, two, 16);
+    REFUSED(QUERN_CODE_BAD_REQUEST, "key 0", {PARAM_KEY, 0, 8}, "\0\0\0\0\0\0\0", 8);
 #undef REFUSED
     raw_close(&c);
     raw_assert_well(&server);
 }
 
-static void prompts_longer_than_the_context_get_one_error(void **state)
+static void lengths_that_do_not_add_up_are_refused(void **state)
 {
-    enum { IDS = 100000, BYTES = 10 << 20, RARE = 15 << 20 };
-    char *mem = malloc(RARE);
+    struct frame_submit submit = {.fixed = sizeof(submit), .prompt_bytes = 3};
     struct raw_client c;
 
     (void)state;
-    assert_non_null(mem);
     raw_connect(&c, &server);
-    for (int i = 0; i < IDS; i++)
-        ((int32_t *)(void *)mem)[i] = i % 8192;
-    assert_true(raw_submit(&c, 1, raw_params(SUBMIT_IDS, 1), mem, IDS * sizeof(int32_t)));
-    raw_refused(&c, 1, "the prompt has 100000 tokens, the context holds 2048");
-    for (int i = 0; i < BYTES; i += 16)
-        memcpy(mem + i, "Once upon a time", 16);
-    assert_true(raw_submit(&c, 2, raw_params(SUBMIT_TEXT, 1), mem, BYTES));
-    raw_refused(&c, 2, "tokens, the context holds 2048");
-    for (int i = 0; i < RARE; i += 3) /* a token for each byte: more ids than a ring buffer takes */
-        memcpy(mem + i, "\xe1\x8e\xa0", 3);
-    assert_true(raw_submit(&c, 3, raw_params(SUBMIT_TEXT, 1), mem, RARE));
-    raw_refused(&c, 3, "tokens, more than any context holds");
+    assert_true(raw_send_frame(&c, FRAME_SUBMIT, 1, &submit, sizeof(submit)));
+    raw_refused(&c, 1, QUERN_CODE_BAD_REQUEST, "are not the 0 that follow");
+    submit.params_bytes = UINT32_MAX;
+    assert_true(raw_send_frame(&c, FRAME_SUBMIT, 1, &submit, sizeof(submit)));
+    raw_refused(&c, 1, QUERN_CODE_BAD_REQUEST, "are not the 0 that follow");
+    submit.fixed = sizeof(submit) - 1;
+    assert_true(raw_send_frame(&c, FRAME_SUBMIT, 1, &submit, sizeof(submit)));
+    raw_refused(&c, 1, QUERN_CODE_BAD_REQUEST, "it has 24 at least");
+    submit.fixed = UINT32_MAX;
+    assert_true(raw_send_frame(&c, FRAME_SUBMIT, 1, &submit, sizeof(submit)));
+    raw_refused(&c, 1, QUERN_CODE_BAD_REQUEST, "it has 24 at least");
+    assert_true(raw_send_frame(&c, FRAME_RESUME, 1, &submit, 3));
+    raw_refused(&c, 1, QUERN_CODE_BAD_REQUEST, "it has 24 at least");
     raw_close(&c);
-    free(mem);
     raw_assert_well(&server);
 }
 
@@ -332,10 +354,9 @@ int main(void)
         cmocka_unit_test(half_a_frame_harms_nobody),
         cmocka_unit_test(a_frame_may_come_byte_by_byte),
         cmocka_unit_test(random_bytes_never_harm_the_server),
-        cmocka_unit_test(resume_is_answered),
-        cmocka_unit_test(a_running_request_s_number_is_taken),
-        cmocka_unit_test(bad_parameters_are_told_one_by_one),
-        cmocka_unit_test(prompts_longer_than_the_context_get_one_error),
+        cmocka_unit_test(what_a_later_client_says_is_refused_unless_it_is_zero),
+        cmocka_unit_test(parameters_that_cannot_be_are_refused_by_name_or_number),
+        cmocka_unit_test(lengths_that_do_not_add_up_are_refused),
     };
 
     return cmocka_run_group_tests(tests, start_server, stop_server);
