@@ -8,9 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "quern/log.h"
 
-enum { MAX_ROWS = 48, HELP_ROW = MAX_ROWS, FIRST_CODE = 256 };
+enum { MAX_ROWS = 64, HELP_ROW = MAX_ROWS, FIRST_CODE = 256 };
+enum { HELP_COLUMN = 28, HELP_WIDTH = 80 };
 
 static enum status wrong(const struct option_row *row, const char *text, const char *wants)
 {
@@ -146,6 +148,35 @@ static const struct option_row *row_of(const struct option_row *rows, int code)
     return rows;
 }
 
+static enum status unknown_option(const struct option_row *rows, const char *word,
+    const char *command)
+{
+    struct nearest n = NEAREST_TO(word + 2, strcspn(word + 2, "="));
+
+    for (; rows->name != NULL; rows++)
+        if (rows->help != NULL)
+            nearest_offer(&n, rows->name);
+    nearest_offer(&n, "help");
+    if (n.name != NULL)
+        return log_fail(STATUS_INVALID, "unknown option %s: did you mean --%s? See quern %s --help",
+            word, n.name, command);
+    return log_fail(STATUS_INVALID, "unknown option %s: see quern %s --help", word, command);
+}
+
+/* What getopt_long() stopped at; `word` is the one it has just read. */
+static enum status refuse(const struct option_row *rows, int code, const char *word,
+    const char *command)
+{
+    if (code == ':')
+        return log_fail(STATUS_INVALID, "%s needs a value: see quern %s --help", word, command);
+    if (optopt >= FIRST_CODE)
+        return log_fail(STATUS_INVALID, "%.*s takes no value: see quern %s --help",
+            (int)strcspn(word, "="), word, command);
+    if (optopt > 0) /* a letter, perhaps amid others */
+        return log_fail(STATUS_INVALID, "unknown option -%c: see quern %s --help", optopt, command);
+    return unknown_option(rows, word, command);
+}
+
 enum status options_parse(const struct option_row *rows, int argc, char **argv, void *values,
     int *first)
 {
@@ -161,15 +192,8 @@ enum status options_parse(const struct option_row *rows, int argc, char **argv, 
 
         if (code == 'h' || code == FIRST_CODE + HELP_ROW)
             return STATUS_CLOSED;
-        if (code == ':')
-            return log_fail(STATUS_INVALID, "%s needs a value: see quern %s --help",
-                argv[optind - 1], argv[0]);
-        if (code == '?' && optopt > 0 && optopt < FIRST_CODE) /* a letter, perhaps amid others */
-            return log_fail(STATUS_INVALID, "unknown option -%c: see quern %s --help", optopt,
-                argv[0]);
-        if (code == '?')
-            return log_fail(STATUS_INVALID, "unknown option %s: see quern %s --help",
-                argv[optind - 1], argv[0]);
+        if (code == ':' || code == '?')
+            return refuse(rows, code, argv[optind - 1], argv[0]);
         s = set_value(row_of(rows, code), optarg, values);
         if (s != STATUS_OK)
             return s;
@@ -178,19 +202,45 @@ enum status options_parse(const struct option_row *rows, int argc, char **argv, 
     return STATUS_OK;
 }
 
+/* From HELP_COLUMN on, broken at blanks. */
+static void print_text(const char *text)
+{
+    int at = HELP_COLUMN;
+
+    while (*text != '\0') {
+        int n = (int)strcspn(text, " ");
+
+        if (at > HELP_COLUMN && at + 1 + n > HELP_WIDTH)
+            at = printf("\n%*s", HELP_COLUMN, "") - 1;
+        else if (at > HELP_COLUMN)
+            at += printf(" ");
+        at += printf("%.*s", n, text);
+        text += n + (text[n] == ' ');
+    }
+    putchar('\n');
+}
+
+static void print_row(char letter, const char *name, const char *argument, const char *text)
+{
+    int at = printf("  ");
+
+    if (letter != 0)
+        at += printf("-%c, ", letter);
+    at += printf("--%s%s%s", name, argument != NULL ? " " : "", argument != NULL ? argument : "");
+    if (at > HELP_COLUMN - 2) {
+        putchar('\n');
+        at = 0;
+    }
+    printf("%*s", HELP_COLUMN - at, "");
+    print_text(text);
+}
+
 void options_print(const struct option_row *rows)
 {
-    for (; rows->name != NULL; rows++) {
-        char left[64];
-        int n = snprintf(left, sizeof(left), "--%s", rows->name);
-
-        if (rows->letter != 0)
-            n = snprintf(left, sizeof(left), "-%c, --%s", rows->letter, rows->name);
-        if (rows->argument != NULL)
-            snprintf(left + n, sizeof(left) - (size_t)n, " %s", rows->argument);
-        printf("  %-32s %s\n", left, rows->help);
-    }
-    printf("  %-32s %s\n", "-h, --help", "print this and end");
+    for (; rows->name != NULL; rows++)
+        if (rows->help != NULL)
+            print_row(rows->letter, rows->name, rows->argument, rows->help);
+    print_row('h', "help", NULL, "print this and end");
 }
 
 enum status options_ids(const char *text, int32_t **ids, size_t *count)

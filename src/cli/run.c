@@ -78,8 +78,8 @@ static double seconds_since(const struct timespec *start)
 static void usage(void)
 {
     printf("quern run [OPTIONS] PROMPT\n\n"
-           "Completes PROMPT, taken as raw text (\"-\" reads standard input). The new text goes to\n"
-           "standard output as it comes, statistics to standard error.\n\n");
+           "Completes PROMPT, taken as raw text (\"-\" reads standard input). The new text\n"
+           "goes to standard output as it comes, statistics to standard error.\n\n");
     options_print(run_rows);
 }
 

@@ -26,15 +26,14 @@ static const struct option_row serve_rows[] = {
     RUNTIME_OPTION_ROWS(AT(runtime)),
     {"seed", 0, OPTION_SEED, AT(runtime.seed), "S", "of synth: weights", 0, 0, 0},
     {"socket", 0, OPTION_TEXT, AT(socket), "PATH", "listen on a Unix socket", 0, 0, 0},
-    {"private-fd", 0, OPTION_INT, AT(private_fd), "FD", "serve the client at the other end of FD", 3,
-        1 << 20, 0},
+    {"private-fd", 0, OPTION_INT, AT(private_fd), NULL, NULL, 3, 1 << 20, 0}, /* libquern's */
     {0},
 };
 
 static void usage(void)
 {
     printf("quern serve --socket PATH [OPTIONS]\n\n"
-           "Loads a model and serves clients (quern run --socket PATH, libquern) until SIGTERM or\n"
+           "Loads a model and serves clients (quern run --socket PATH, libquern) until\nSIGTERM or "
            "Ctrl-C.\n\n");
     options_print(serve_rows);
 }
