@@ -1,7 +1,9 @@
 /* main.c - quern COMMAND: the table of commands.
  *
  * The same program is client, supervisor and worker: the supervisor starts
- * /proc/self/exe again, so one file is all there is to install. */
+ * /proc/self/exe again, so one file is all there is to install. Whether what a
+ * command printed arrived is looked at here, once for all of them. */
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/nearest.h"
 #include "cli/cli.h"
 #include "quern.h"
 #include "quern/log.h"
@@ -59,15 +62,64 @@ static bool asks(int argc, char **argv, const char *option)
 }
 
 /* Standard input, output and error exist: otherwise a socket or a device gets one of their
- * numbers, and is written to. One that was closed cannot be used, so that who would lose by it
- * says so. */
+ * numbers, and is written to. What stands in for standard output cannot be written to, so that
+ * whoever closed it and runs a command that prints hears of it. */
 static void open_standard(void)
 {
-    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
-
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd]) < 0)
-            return; /* no descriptors are left: nothing else will be opened, either */
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+            open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY); /* the lowest free: fd */
+}
+
+/* A command's exit status, once all it printed is out; one that failed has said why. */
+static int finish_output(int status)
+{
+    int error;
+
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    error = errno;
+    if (status != EXIT_DONE)
+        return status;
+    log_set_sink(log_to_stderr, NULL);
+    log_fail(STATUS_IO, "standard output: %s",
+        error == EBADF ? "it is closed" : error != 0 ? strerror(error) : "not all was written");
+    return EXIT_FAILED;
+}
+
+static int unknown_command(const char *word)
+{
+    struct nearest n = NEAREST_TO(word, strlen(word));
+
+    for (int i = 0; i < COMMANDS; i++)
+        if (commands[i].summary != NULL)
+            nearest_offer(&n, commands[i].name);
+    if (n.name != NULL)
+        log_fail(STATUS_INVALID, "unknown command \"%s\": did you mean %s? See quern --help", word,
+            n.name);
+    else
+        log_fail(STATUS_INVALID, "unknown command \"%s\": see quern --help", word);
+    return EXIT_USAGE;
+}
+
+static int run_command(int argc, char **argv)
+{
+    if (argc < 2) {
+        usage();
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0)
+        return usage();
+    if (asks(argc, argv, "--version")) {
+        printf("quern %s\n", QUERN_VERSION);
+        return EXIT_DONE;
+    }
+    for (int i = 0; i < COMMANDS; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(argc - 1, argv + 1);
+    return unknown_command(argv[1]);
 }
 
 int main(int argc, char **argv)
@@ -77,16 +129,5 @@ int main(int argc, char **argv)
     log_set_sink(log_to_stderr, NULL);
     setenv("HWLOC_HIDE_ERRORS", "2", 0); /* a machine without /sys is no reason to print */
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes counts for memfds: then an error, not a death */
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-        strcmp(argv[1], "help") == 0)
-        return argc < 2 ? (usage(), EXIT_USAGE) : usage();
-    if (asks(argc, argv, "--version")) {
-        printf("quern %s\n", QUERN_VERSION);
-        return EXIT_DONE;
-    }
-    for (int i = 0; i < COMMANDS; i++)
-        if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
-    log_fail(STATUS_INVALID, "unknown command \"%s\": see quern --help", argv[1]);
-    return EXIT_USAGE;
+    return finish_output(run_command(argc, argv));
 }

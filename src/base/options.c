@@ -8,9 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "quern/log.h"
 
-enum { MAX_ROWS = 48, HELP_ROW = MAX_ROWS, FIRST_CODE = 256, MAX_NAME = 63 };
+enum { MAX_ROWS = 64, HELP_ROW = MAX_ROWS, FIRST_CODE = 256 };
+enum { HELP_COLUMN = 28, HELP_WIDTH = 80 };
 
 static enum status wrong(const struct option_row *row, const char *text, const char *wants)
 {
@@ -115,67 +117,29 @@ static enum status set_value(const struct option_row *row, const char *text, voi
     return STATUS_INTERNAL;
 }
 
-/* Changes of a letter (put in, left out, another) from one word to the other. */
-static size_t distance(const char *a, const char *b)
+/* The likeliest of the options that a person is told of; NULL: none is near. */
+static const char *nearest_option(const struct option_row *rows, const char *word, size_t length)
 {
-    size_t row[MAX_NAME + 1], n = strlen(b);
+    struct nearest n = NEAREST_TO(word, length);
 
-    if (n > MAX_NAME || strlen(a) > MAX_NAME)
-        return MAX_NAME;
-    for (size_t i = 0; i <= n; i++)
-        row[i] = i;
-    for (; *a != '\0'; a++) {
-        size_t corner = row[0]++;
-
-        for (size_t i = 1; i <= n; i++) {
-            size_t other = corner + (*a != b[i - 1]), near = row[i] < row[i - 1] ? row[i] : row[i - 1];
-
-            corner = row[i];
-            row[i] = other < near + 1 ? other : near + 1;
-        }
-    }
-    return row[n];
-}
-
-/* The name that was meant, if one is near enough to be; or NULL. */
-static const char *nearest(const struct option_row *rows, const char *name)
-{
-    const char *best = NULL;
-    size_t least = strlen(name) / 3 + 2;
-
-    for (; rows->name != NULL; rows++) {
-        size_t d = distance(name, rows->name);
-
-        if (d < least) {
-            least = d;
-            best = rows->name;
-        }
-    }
-    return best;
-}
-
-/* "unknown option --WORD", and which one may have been meant; the caller says where to look. */
-static enum status unknown(enum status s, const struct option_row *rows, const char *word,
-    const char *look)
-{
-    char name[MAX_NAME + 1];
-    const char *meant;
-
-    word += strncmp(word, "--", 2) == 0 ? 2 : 0;
-    snprintf(name, sizeof(name), "%.*s", (int)strcspn(word, "="), word);
-    meant = nearest(rows, name);
-    if (meant == NULL)
-        return log_fail(s, "unknown option --%s%s", name, look);
-    return log_fail(s, "unknown option --%s, perhaps --%s%s", name, meant, look);
+    for (; rows->name != NULL; rows++)
+        if (rows->help != NULL)
+            nearest_offer(&n, rows->name);
+    return n.name;
 }
 
 enum status options_set(const struct option_row *rows, const char *name, const char *text,
     void *values)
 {
+    const char *meant;
+
     for (const struct option_row *row = rows; row->name != NULL; row++)
         if (strcmp(row->name, name) == 0)
             return set_value(row, text, values);
-    return unknown(STATUS_UNKNOWN, rows, name, "");
+    meant = nearest_option(rows, name, strlen(name));
+    if (meant == NULL)
+        return log_fail(STATUS_UNKNOWN, "unknown option --%s", name);
+    return log_fail(STATUS_UNKNOWN, "unknown option --%s: did you mean --%s?", name, meant);
 }
 
 const char *options_value(const struct option_row *row, const void *values, char *text, size_t room)
@@ -231,6 +195,31 @@ static const struct option_row *row_of(const struct option_row *rows, int code)
     return rows;
 }
 
+static enum status unknown_option(const struct option_row *rows, const char *word,
+    const char *command)
+{
+    const char *meant = nearest_option(rows, word + 2, strcspn(word + 2, "="));
+
+    if (meant != NULL)
+        return log_fail(STATUS_INVALID, "unknown option %s: did you mean --%s? See quern %s --help",
+            word, meant, command);
+    return log_fail(STATUS_INVALID, "unknown option %s: see quern %s --help", word, command);
+}
+
+/* What getopt_long() stopped at; `word` is the one it has just read. */
+static enum status refuse(const struct option_row *rows, int code, const char *word,
+    const char *command)
+{
+    if (code == ':')
+        return log_fail(STATUS_INVALID, "%s needs a value: see quern %s --help", word, command);
+    if (optopt >= FIRST_CODE)
+        return log_fail(STATUS_INVALID, "%.*s takes no value: see quern %s --help",
+            (int)strcspn(word, "="), word, command);
+    if (optopt > 0) /* a letter, perhaps amid others */
+        return log_fail(STATUS_INVALID, "unknown option -%c: see quern %s --help", optopt, command);
+    return unknown_option(rows, word, command);
+}
+
 enum status options_parse(const struct option_row *rows, int argc, char **argv, void *values,
     int *first)
 {
@@ -246,18 +235,8 @@ enum status options_parse(const struct option_row *rows, int argc, char **argv, 
 
         if (code == 'h' || code == FIRST_CODE + HELP_ROW)
             return STATUS_CLOSED;
-        if (code == ':')
-            return log_fail(STATUS_INVALID, "%s needs a value: see quern %s --help",
-                argv[optind - 1], argv[0]);
-        if (code == '?' && optopt > 0 && optopt < FIRST_CODE) /* a letter, perhaps amid others */
-            return log_fail(STATUS_INVALID, "unknown option -%c: see quern %s --help", optopt,
-                argv[0]);
-        if (code == '?') {
-            char look[96];
-
-            snprintf(look, sizeof(look), ": see quern %s --help", argv[0]);
-            return unknown(STATUS_INVALID, rows, argv[optind - 1], look);
-        }
+        if (code == ':' || code == '?')
+            return refuse(rows, code, argv[optind - 1], argv[0]);
         s = set_value(row_of(rows, code), optarg, values);
         if (s != STATUS_OK)
             return s;
@@ -266,19 +245,45 @@ enum status options_parse(const struct option_row *rows, int argc, char **argv, 
     return STATUS_OK;
 }
 
+/* From HELP_COLUMN on, broken at blanks. */
+static void print_text(const char *text)
+{
+    int at = HELP_COLUMN;
+
+    while (*text != '\0') {
+        int n = (int)strcspn(text, " ");
+
+        if (at > HELP_COLUMN && at + 1 + n > HELP_WIDTH)
+            at = printf("\n%*s", HELP_COLUMN, "") - 1;
+        else if (at > HELP_COLUMN)
+            at += printf(" ");
+        at += printf("%.*s", n, text);
+        text += n + (text[n] == ' ');
+    }
+    putchar('\n');
+}
+
+static void print_row(char letter, const char *name, const char *argument, const char *text)
+{
+    int at = printf("  ");
+
+    if (letter != 0)
+        at += printf("-%c, ", letter);
+    at += printf("--%s%s%s", name, argument != NULL ? " " : "", argument != NULL ? argument : "");
+    if (at > HELP_COLUMN - 2) {
+        putchar('\n');
+        at = 0;
+    }
+    printf("%*s", HELP_COLUMN - at, "");
+    print_text(text);
+}
+
 void options_print(const struct option_row *rows)
 {
-    for (; rows->name != NULL; rows++) {
-        char left[64];
-        int n = snprintf(left, sizeof(left), "--%s", rows->name);
-
-        if (rows->letter != 0)
-            n = snprintf(left, sizeof(left), "-%c, --%s", rows->letter, rows->name);
-        if (rows->argument != NULL)
-            snprintf(left + n, sizeof(left) - (size_t)n, " %s", rows->argument);
-        printf("  %-32s %s\n", left, rows->help);
-    }
-    printf("  %-32s %s\n", "-h, --help", "print this and end");
+    for (; rows->name != NULL; rows++)
+        if (rows->help != NULL)
+            print_row(rows->letter, rows->name, rows->argument, rows->help);
+    print_row('h', "help", NULL, "print this and end");
 }
 
 enum status options_ids(const char *text, int32_t **ids, size_t *count)

@@ -1,7 +1,8 @@
 /* options.h - a command line as a table: one row an option, which is also its help.
  *
  * Values land in the caller's struct at the row's offset. A wrong one gets one
- * line that names the option, the value and what is allowed. */
+ * line that names the option, the value and what is allowed; an unknown option
+ * the nearest that there is. */
 #ifndef QUERN_BASE_OPTIONS_H
 #define QUERN_BASE_OPTIONS_H
 
@@ -27,7 +28,7 @@ struct option_row {
     enum option_kind kind;
     size_t offset;        /* of the value in the struct */
     const char *argument; /* as help shows it; NULL for a flag */
-    const char *help;
+    const char *help;     /* NULL: not for people, and not printed */
     double low, high;
     size_t given;         /* offset of a bool set when the option is given; 0: none wanted */
 };
@@ -48,7 +49,7 @@ enum status options_set(const struct option_row *rows, const char *name, const c
 const char *options_value(const struct option_row *row, const void *values, char *text,
     size_t room);
 
-/* The rows as help shows them, to standard output. */
+/* The rows as help shows them, to standard output, in 80 columns. */
 void options_print(const struct option_row *rows);
 
 /* "1,2,3" -> *ids (malloc'ed), *count; blanks are allowed. INVALID (logged). */

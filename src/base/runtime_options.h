@@ -39,7 +39,7 @@ struct runtime_options {
         "int8|none", "with --quant: the head and a tied embedding (default int8)", 0, 0, 0},       \
     {"quant-activations", 0, OPTION_CHOICE,                                                        \
         (at) + offsetof(struct runtime_options, quant_activations), "auto|none|dynamic",           \
-        "inputs of quantised layers: auto: as the checkpoint says, with --quant none; dynamic: "   \
+        "inputs of quantised layers. auto: as the checkpoint says, with --quant none; dynamic: "   \
         "as --quant int8 or fp8 does the weights", 0, 0, 0},                                       \
     {"tp-plan", 0, OPTION_TEXT, (at) + offsetof(struct runtime_options, tp_plan), "FILE.json",     \
         "which strategy shares each module between ranks (default: Qwen3's own)", 0, 0, 0},        \

@@ -17,7 +17,8 @@
 #define STORYTELLER "models/storyteller"
 
 struct search {
-    const char *file; /* what a candidate must contain */
+    const char *file;  /* what a candidate must contain, */
+    const char *other; /* or this */
     char found[PATH_MAX];
     char tried[LOG_LINE_BYTES / 2]; /* for the message; cut when it is full */
 };
@@ -29,18 +30,24 @@ static bool is_directory(const char *path)
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+static bool has_file(const char *folder, const char *file)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof(path), "%.*s/%s", PATH_MAX - 32, folder, file);
+
+    return n > 0 && (size_t)n < sizeof(path) && access(path, R_OK) == 0;
+}
+
 /* Whether "BEFORE/AFTER" (or BEFORE alone) has the file; remembers it either way. */
 static bool try_path(struct search *s, const char *before, const char *after)
 {
-    char path[PATH_MAX];
     size_t used = strlen(s->tried);
     int n = snprintf(s->found, sizeof(s->found), "%s%s%s", before, after[0] != '\0' ? "/" : "",
                      after);
-    int m = snprintf(path, sizeof(path), "%.*s/%s", PATH_MAX - 32, s->found, s->file);
 
-    if (n < 0 || (size_t)n >= sizeof(s->found) || m < 0 || (size_t)m >= sizeof(path))
+    if (n < 0 || (size_t)n >= sizeof(s->found))
         return false;
-    if (access(path, R_OK) == 0)
+    if (has_file(s->found, s->file) || has_file(s->found, s->other))
         return true;
     snprintf(s->tried + used, sizeof(s->tried) - used, "%s%s", used > 0 ? ", " : "", s->found);
     return false;
@@ -169,7 +176,9 @@ static enum status not_found(const struct search *s, const char *model)
 
 enum status locate_model(const char *model, enum locate_need need, char *out, size_t n)
 {
-    struct search s = { .file = need == LOCATE_MODEL ? "config.json" : "tokenizer.json" };
+    bool whole = need == LOCATE_MODEL;
+    struct search s = { .file = whole ? "config.json" : "tokenizer.json",
+                        .other = whole ? "config.json" : "vocab.json" };
     bool found;
 
     if (model == NULL)

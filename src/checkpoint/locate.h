@@ -13,7 +13,7 @@
 
 enum locate_need {
     LOCATE_MODEL,     /* the directory must have config.json */
-    LOCATE_TOKENIZER, /* tokenizer.json is enough */
+    LOCATE_TOKENIZER, /* tokenizer.json, or vocab.json, is enough */
 };
 
 /* `model` is -m's argument or NULL. out [n] gets the directory, or `model` itself where it begins

@@ -67,8 +67,9 @@ static void on_interrupt(int signal_number)
 static void usage(void)
 {
     printf("quern run [OPTIONS] PROMPT\n\n"
-           "Completes PROMPT, taken as raw text (\"-\" reads standard input, less its last newline).\n"
-           "The new text goes to standard output as it comes, statistics to standard error.\n\n");
+           "Completes PROMPT, taken as raw text (\"-\" reads standard input, less\n"
+           "its last newline). The new text goes to standard output as it comes, statistics\n"
+           "to standard error.\n\n");
     options_print(run_rows);
 }
 

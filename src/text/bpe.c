@@ -26,6 +26,8 @@ enum {
     CACHE_WORDS = 1 << 15,
     CACHED_BYTES = 34,
     CACHED_IDS = 7,
+    FIRST_SLOTS = 1 << 15, /* a table is three quarters full at most */
+    MOST_SLOTS = 1 << 30,
 };
 
 struct bpe_word { /* one cache line; text_bytes 0: free */
@@ -72,21 +74,30 @@ static struct bpe_merge *find_slot(const struct bpe *b, uint64_t pair)
     return &b->merges[at];
 }
 
-enum status bpe_init(struct bpe *b, uint32_t merges)
+/* A table of so many slots in place of the one that is there. */
+static enum status make_slots(struct bpe *b, uint32_t slots)
 {
-    size_t slots = 1024;
+    struct bpe_merge *old = b->merges, *fresh = malloc(slots * sizeof(*fresh));
+    uint32_t old_slots = old == NULL ? 0 : b->mask + 1;
 
-    while (slots < (size_t)merges * 3 / 2)
-        slots *= 2;
-    *b = (struct bpe){ .mask = (uint32_t)(slots - 1) };
-    b->merges = malloc(slots * sizeof(*b->merges));
-    b->cache = calloc(CACHE_WORDS, sizeof(*b->cache));
-    if (b->merges == NULL || b->cache == NULL) {
-        bpe_free(b);
-        return log_fail(STATUS_NOMEM, "out of memory for a table of %u merges", merges);
-    }
-    memset(b->merges, 0xff, slots * sizeof(*b->merges)); /* every pair is BPE_NO_PAIR */
+    if (fresh == NULL)
+        return log_fail(STATUS_NOMEM, "out of memory for a table of %u merges", slots);
+    memset(fresh, 0xff, slots * sizeof(*fresh)); /* every pair is BPE_NO_PAIR */
+    b->merges = fresh;
+    b->mask = slots - 1;
+    for (uint32_t i = 0; i < old_slots; i++)
+        if (old[i].pair != BPE_NO_PAIR)
+            *find_slot(b, old[i].pair) = old[i];
+    free(old);
     return STATUS_OK;
+}
+
+enum status bpe_init(struct bpe *b)
+{
+    *b = (struct bpe){ .cache = calloc(CACHE_WORDS, sizeof(*b->cache)) };
+    if (b->cache == NULL)
+        return log_fail(STATUS_NOMEM, "out of memory for a cache of words");
+    return make_slots(b, FIRST_SLOTS);
 }
 
 static void scratch_free(struct bpe_scratch *s)
@@ -107,12 +118,24 @@ void bpe_free(struct bpe *b)
     *b = (struct bpe){ 0 };
 }
 
-void bpe_add_merge(struct bpe *b, int32_t left, int32_t right, int32_t merged)
+enum status bpe_add_merge(struct bpe *b, int32_t left, int32_t right, int32_t merged)
 {
-    uint64_t pair = pair_of(left, right);
+    struct bpe_merge m = { .pair = pair_of(left, right), .rank = b->count, .merged = merged };
+    struct bpe_merge *slot = find_slot(b, m.pair);
 
-    *find_slot(b, pair) =
-        (struct bpe_merge){ .pair = pair, .rank = b->count++, .merged = merged };
+    if (slot->pair == BPE_NO_PAIR && b->used >= b->mask / 4 * 3) {
+        enum status s = b->mask + 1 < MOST_SLOTS
+                            ? make_slots(b, 2 * (b->mask + 1))
+                            : log_fail(STATUS_NOMEM, "%u merges are too many", b->count);
+
+        if (s != STATUS_OK)
+            return s;
+        slot = find_slot(b, m.pair);
+    }
+    b->used += slot->pair == BPE_NO_PAIR;
+    b->count++;
+    *slot = m;
+    return STATUS_OK;
 }
 
 static uint32_t rank_of(const struct bpe *b, int32_t left, int32_t right)

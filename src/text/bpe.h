@@ -47,13 +47,14 @@ struct bpe {
     int32_t byte_id[256];
     struct bpe_merge *merges; /* open addressing, [mask + 1] */
     uint32_t mask;
+    uint32_t used;            /* slots taken: different pairs */
     uint32_t count;           /* merges added: the next one's rank */
     struct bpe_word *cache;
     struct bpe_scratch scratch;
 };
 
-/* Room for at most `merges` merges. STATUS_NOMEM, logged. */
-enum status bpe_init(struct bpe *b, uint32_t merges);
+/* Without merges yet. STATUS_NOMEM, logged. */
+enum status bpe_init(struct bpe *b);
 void bpe_free(struct bpe *b);
 
 /* The token of a single byte. */
@@ -62,8 +63,9 @@ static inline void bpe_set_byte(struct bpe *b, uint8_t byte, int32_t id)
     b->byte_id[byte] = id;
 }
 
-/* The merge of the next rank; of a pair named twice the later rank counts. */
-void bpe_add_merge(struct bpe *b, int32_t left, int32_t right, int32_t merged);
+/* The merge of the next rank; of a pair named twice the later rank counts.
+ * STATUS_NOMEM, logged. */
+enum status bpe_add_merge(struct bpe *b, int32_t left, int32_t right, int32_t merged);
 
 /* Appends the tokens of one piece (bytes > 0) to *out. STATUS_NOMEM, logged;
  * STATUS_INVALID for a piece of 2 GiB or more. */

@@ -99,10 +99,11 @@ static enum status encode(struct text_worker *t, const struct text_msg *m, const
     enum status s;
 
     if (m->kind == TEXT_ENCODE)
-        return tokenizer_encode(t->tokenizer, data, m->bytes, true, ids, count);
+        return tokenizer_encode(t->tokenizer, data, m->bytes,
+            TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_SPECIAL, ids, count);
     s = render(t, data, m->bytes, &rendered, &bytes);
     if (s == STATUS_OK)
-        s = tokenizer_encode(t->tokenizer, rendered, bytes, true, ids, count);
+        s = tokenizer_encode(t->tokenizer, rendered, bytes, TOKENIZER_PARSE_SPECIAL, ids, count);
     free(rendered);
     return s;
 }

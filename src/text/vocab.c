@@ -73,7 +73,7 @@ static struct vocab_slot *find_slot(const struct vocab *v, uint32_t hash, const 
 static bool grow_slots(struct vocab *v)
 {
     struct vocab_slot *old = v->slots;
-    uint32_t old_slots = old == NULL ? 0 : v->mask + 1, slots = old == NULL ? 65536 : old_slots * 2;
+    uint32_t old_slots = old == NULL ? 0 : v->mask + 1, slots = old == NULL ? 1024 : old_slots * 2;
     struct vocab_slot *grown = malloc(slots * sizeof(*grown));
 
     if (grown == NULL)
@@ -96,7 +96,7 @@ static bool grow_slots(struct vocab *v)
 
 static bool grow_ids(struct vocab *v, uint32_t id)
 {
-    uint32_t room = v->id_room == 0 ? 16384 : v->id_room;
+    uint32_t room = v->id_room == 0 ? 1024 : v->id_room;
     struct vocab_span *grown;
 
     while (room <= id)

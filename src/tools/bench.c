@@ -5,16 +5,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "cli/cli.h"
 #include "quern/log.h"
 #include "tools/tools.h"
 
 static const struct benchmark {
-    const char *name, *does;
+    const char *name, *command, *does;
     int (*run)(int argc, char **argv);
 } benchmarks[] = {
-    {"allreduce", "sums over ranks, by each algorithm", command_bench_allreduce},
-    {"ipc", "a message's way through the rings between processes", command_bench_ipc},
+    {"allreduce", "bench allreduce", "sums over ranks, by each algorithm", command_bench_allreduce},
+    {"ipc", "bench ipc", "a message's way through the rings between processes", command_bench_ipc},
 };
 
 enum { BENCHMARKS = sizeof(benchmarks) / sizeof(benchmarks[0]) };
@@ -36,6 +37,23 @@ static void list_names(char *text, size_t bytes)
             benchmarks[i].name);
 }
 
+static int unknown(const char *word)
+{
+    struct nearest n = NEAREST_TO(word, strlen(word));
+    char names[256] = "";
+
+    list_names(names, sizeof(names));
+    for (int i = 0; i < BENCHMARKS; i++)
+        nearest_offer(&n, benchmarks[i].name);
+    if (n.name != NULL)
+        log_fail(STATUS_INVALID, "there is no benchmark \"%s\": did you mean %s? There is: %s", word,
+            n.name, names);
+    else
+        log_fail(STATUS_INVALID, "there is no benchmark \"%s\" in this version; there is: %s", word,
+            names);
+    return EXIT_USAGE;
+}
+
 int command_bench(int argc, char **argv)
 {
     char names[256] = "";
@@ -45,13 +63,13 @@ int command_bench(int argc, char **argv)
         return EXIT_DONE;
     }
     for (int i = 0; argc > 1 && i < BENCHMARKS; i++)
-        if (strcmp(argv[1], benchmarks[i].name) == 0)
+        if (strcmp(argv[1], benchmarks[i].name) == 0) {
+            argv[1] = (char *)benchmarks[i].command; /* as messages name it */
             return benchmarks[i].run(argc - 1, argv + 1);
-    list_names(names, sizeof(names));
+        }
     if (argc > 1)
-        log_fail(STATUS_INVALID, "there is no benchmark \"%s\" in this version; there is: %s",
-            argv[1], names);
-    else
-        log_fail(STATUS_INVALID, "quern bench needs the name of a benchmark; there is: %s", names);
+        return unknown(argv[1]);
+    list_names(names, sizeof(names));
+    log_fail(STATUS_INVALID, "quern bench needs the name of a benchmark; there is: %s", names);
     return EXIT_USAGE;
 }

@@ -190,7 +190,7 @@ static enum status print_json(const struct bench *b, const struct result *r)
 static void usage(void)
 {
     printf("quern bench ipc [--seconds S] [--json]\n\nMeasures a message's way through the rings "
-           "between processes on cores of their own,\nand what the machine can do with a bare word "
+           "between processes on cores of their\nown, and what the machine can do with a bare word "
            "in the same run.\n\n");
     options_print(ipc_rows);
 }

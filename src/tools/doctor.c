@@ -123,7 +123,7 @@ static enum status print_json(const struct report *r)
 static void usage(void)
 {
     printf("quern doctor [--json]\n\nChecks what quern uses of this machine and says what to do. "
-           "The exit status is 0 when\nquern can run here and 1 when it cannot.\n\n");
+           "The exit status is 0\nwhen quern can run here and 1 when it cannot.\n\n");
     options_print(doctor_rows);
 }
 

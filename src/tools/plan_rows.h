@@ -75,7 +75,7 @@ struct evenness plan_kv_evenness(const struct plan_model *m);
 /* plan_ops.c: rows->ops and n_ops. */
 enum status plan_rows_ops(struct plan_rows *rows);
 
-/* Printing to standard output. IO (logged): it could not be written. */
+/* Printing to standard output; whether it arrived is main()'s to see. NOMEM (logged). */
 enum status plan_print_text(const struct plan_rows *rows);
 enum status plan_print_json(const struct plan_rows *rows);
 

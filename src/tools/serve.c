@@ -30,17 +30,16 @@ static const struct option_row serve_rows[] = {
         "deaths of workers in a minute that are mended; 0: none (default 3)", 0, 1000, 0},
     {"step-timeout", 0, OPTION_INT, AT(step_timeout), "SECONDS",
         "workers that make no step for so long are started again (default 30)", 1, 86400, 0},
-    {"parent-pidfd", 0, OPTION_INT, AT(parent_fd), "FD", "end with the process that FD stands for", 3,
-        1 << 20, 0},
-    {"private-fd", 0, OPTION_INT, AT(private_fd), "FD", "serve the client at the other end of FD", 3,
-        1 << 20, 0},
+    /* libquern's own */
+    {"parent-pidfd", 0, OPTION_INT, AT(parent_fd), NULL, NULL, 3, 1 << 20, 0},
+    {"private-fd", 0, OPTION_INT, AT(private_fd), NULL, NULL, 3, 1 << 20, 0},
     {0},
 };
 
 static void usage(void)
 {
     printf("quern serve --socket PATH [OPTIONS]\n\n"
-           "Loads a model and serves clients (quern run --socket PATH, libquern) until SIGTERM or\n"
+           "Loads a model and serves clients (quern run --socket PATH, libquern) until\nSIGTERM or "
            "Ctrl-C.\n\n");
     options_print(serve_rows);
 }

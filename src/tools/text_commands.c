@@ -88,6 +88,6 @@ int command_template(int argc, char **argv)
 {
     return run_text_tool(argc, argv, plain_rows, render,
         "quern template -m DIR\n\nEach line of standard input is a JSON object {messages, tools, "
-        "enable_thinking,\nadd_generation_prompt}; each line of standard output the prompt as a "
-        "JSON string.");
+        "enable_thinking,\nadd_generation_prompt}; each line of standard output the prompt as a JSON\n"
+        "string.");
 }

@@ -31,7 +31,8 @@ static enum status tokenize_line(struct filter *f, const struct json_value *in,
     if (in->type != JSON_IS_STRING)
         return log_fail(STATUS_INVALID, "%s: expected a string in quotes, found %s", f->line_name,
             json_type_name(in));
-    s = tokenizer_encode(f->tokenizer, in->text, in->bytes, true, &ids, &count);
+    s = tokenizer_encode(f->tokenizer, in->text, in->bytes,
+        TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_SPECIAL, &ids, &count);
     if (s != STATUS_OK)
         return s;
     text_buffer_put(out, "[");

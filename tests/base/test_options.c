@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "base/options.h"
 #include "quern/log.h"
 
@@ -27,6 +28,7 @@ static const struct option_row rows[] = {
     {"real", 0, OPTION_REAL, AT(real), "X", "", 0, 1, 0},
     {"seed", 0, OPTION_SEED, AT(seed), "S", "", 0, 0, AT(has_seed)},
     {"bytes", 0, OPTION_BYTES, AT(bytes), "BYTES", "", 0, 0, 0},
+    {"hidden", 0, OPTION_FLAG, AT(flag), NULL, NULL, 0, 0, 0},
     {0},
 };
 
@@ -143,6 +145,21 @@ static void unknown_options_are_named(void **state)
     refused("-x", "unknown option -x");
     refused("-fx", "unknown option -x");
     refused("word -xf", "unknown option -x");
+}
+
+static void unknown_options_suggest_the_nearest(void **state)
+{
+    (void)state;
+    refused("--nmuber 3", "unknown option --nmuber: did you mean --number? See quern run --help");
+    refused("--chioce=f32", "unknown option --chioce=f32: did you mean --choice?");
+    refused("--hepl", "did you mean --help?");
+    refused("--hiddne", "unknown option --hiddne: see"); /* it is not for people */
+}
+
+static void flags_with_values_are_named(void **state)
+{
+    (void)state;
+    refused("--flag=yes", "--flag takes no value: see quern run --help");
 }
 
 static void missing_values_are_named(void **state)
@@ -268,6 +285,35 @@ static void bad_ids_are_refused(void **state)
     assert_int_equal(n, 77);
 }
 
+static const char *nearest(const char *word, const char *const *names)
+{
+    struct nearest n = NEAREST_TO(word, strlen(word));
+
+    for (; *names != NULL; names++)
+        nearest_offer(&n, *names);
+    return n.name != NULL ? n.name : "none";
+}
+
+static void the_nearest_word_needs_the_fewest_edits(void **state)
+{
+    static const char *const names[] = {"run", "serve", "plan", "tokenize", "detokenize", NULL};
+
+    (void)state;
+    assert_string_equal(nearest("rum", names), "run");        /* another letter */
+    assert_string_equal(nearest("rn", names), "run");         /* one less */
+    assert_string_equal(nearest("runn", names), "run");       /* one more */
+    assert_string_equal(nearest("urn", names), "run");        /* two swapped */
+    assert_string_equal(nearest("tokenise", names), "tokenize");
+    assert_string_equal(nearest("detoknize", names), "detokenize");
+    assert_string_equal(nearest("server", names), "serve");
+    assert_string_equal(nearest("pan", names), "plan");
+    assert_string_equal(nearest("go", names), "none");
+    assert_string_equal(nearest("x", names), "none");
+    assert_string_equal(nearest("", names), "none");
+    assert_string_equal(nearest("frobnicate", names), "none");
+    assert_string_equal(nearest("tokenizetokenizetokenizetokenizetokenize", names), "none");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -278,12 +324,15 @@ int main(void)
         cmocka_unit_test(a_dash_alone_is_a_word),
         cmocka_unit_test(help_stops_the_parsing),
         cmocka_unit_test(unknown_options_are_named),
+        cmocka_unit_test(unknown_options_suggest_the_nearest),
+        cmocka_unit_test(flags_with_values_are_named),
         cmocka_unit_test(missing_values_are_named),
         cmocka_unit_test(whole_numbers_keep_their_range),
         cmocka_unit_test(numbers_keep_their_range),
         cmocka_unit_test(seeds_are_all_of_64_bits),
         cmocka_unit_test(bytes_have_units),
         cmocka_unit_test(choices_are_whole_words),
+        cmocka_unit_test(the_nearest_word_needs_the_fewest_edits),
         cmocka_unit_test(ids_are_read_in_order),
         cmocka_unit_test(bad_ids_are_refused),
     };

@@ -35,6 +35,10 @@ int child_run(struct command *c, const char *const env[], const char *const word
 
 void child_free(struct command *c);
 
+/* Runs a shell line, with the program as $QUERN; its standard output, at most room - 1 bytes of
+ * it, NUL-terminated. Returns the status, -1 when a signal ended it. */
+int shell(const char *line, char *said, size_t room);
+
 /* Processes whose parent is, or was, of the family of `root`: fills pids, returns how many. */
 int child_family(pid_t root, pid_t *pids, int room);
 

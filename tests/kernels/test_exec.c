@@ -295,6 +295,30 @@ static void a_position_without_a_block_fails_the_device(void **state)
     rank_close(&r);
 }
 
+/* Or it would write into blocks that are somebody else's by now. */
+static void a_slot_that_starts_again_has_none_of_its_old_blocks(void **state)
+{
+    const int32_t ids[BLOCK + 1] = {3};
+    struct step_result result = {0};
+    uint64_t number;
+    struct rank r;
+
+    rank_open(&r, *state, &alone_f32);
+    rank_begin(&r);
+    rank_start(&r, 1, NULL); /* with blocks for more than it needs */
+    rank_row(&r, 1, ids, BLOCK + 1, OUTPUT_TOKEN, 1);
+    assert_int_equal(rank_submit(&r, &number), STATUS_OK);
+    rank_wait(&r, number);
+    rank_begin(&r);
+    rank_start(&r, 1, NULL);
+    r.plan->n_changes = 1; /* of its positions 0 .. BLOCK - 1 */
+    rank_row(&r, 1, ids, BLOCK + 1, OUTPUT_TOKEN, 1);
+    assert_int_equal(rank_submit(&r, &number), STATUS_OK);
+    assert_int_equal(cpu_backend.wait(r.executable, number, &result), STATUS_INTERNAL);
+    assert_non_null(strstr(log_last_error(), "slot 1 has no KV block for its positions 0 to 8"));
+    rank_close(&r);
+}
+
 /* A peer that dies in the third reduce, as the last thread is the first to see. */
 static int reduces;
 
@@ -367,6 +391,7 @@ int main(void)
         cmocka_unit_test(neighbours_do_not_change_a_bit),
         cmocka_unit_test(a_full_queue_answers_again_and_takes_it_later),
         cmocka_unit_test(a_position_without_a_block_fails_the_device),
+        cmocka_unit_test(a_slot_that_starts_again_has_none_of_its_old_blocks),
         cmocka_unit_test(a_dead_peer_ends_the_step_and_the_device),
     };
 

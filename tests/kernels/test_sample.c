@@ -304,6 +304,47 @@ static void greedy_takes_the_lowest_id_of_a_tie(void **state)
     assert_int_equal(sample_row(l, 6, &s, 0, &(struct sample_scratch){0}), 1);
 }
 
+/* How many of 64 positions draw another id than 0, of `n` equal logits. */
+static int draws_past_the_first(uint32_t n, const struct sampling *s)
+{
+    const float l[4] = {0};
+    struct sample_scratch scratch = scratch_new(4);
+    int past = 0;
+
+    for (uint32_t p = 0; p < 64; p++)
+        past += sample_row(l, n, s, p, &scratch) != 0;
+    scratch_free(&scratch);
+    return past;
+}
+
+static void temperatures_from_1e_5_on_are_sampled(void **state)
+{
+    static const float sampled[] = {1e-5f, 2e-5f, 1e-4f, 1e-3f, 0.01f, 0.049f, 1},
+                       greedy[] = {0, 1e-7f, 9.9e-6f};
+
+    (void)state;
+    for (int i = 0; i < 7; i++)
+        assert_in_range(draws_past_the_first(2, &(struct sampling){.temperature = sampled[i],
+            .top_p = 1, .seed = 5}), 16, 48);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(draws_past_the_first(2, &(struct sampling){.temperature = greedy[i],
+            .top_p = 1, .seed = 5}), 0);
+}
+
+/* Of equal tokens each has the same part, exact in binary: the ones before sum to top_p, not less. */
+static void nucleus_that_is_full_to_the_bit_ends_there(void **state)
+{
+    (void)state;
+    assert_int_equal(draws_past_the_first(2, &(struct sampling){.temperature = 1, .top_p = 0.5f}),
+        0);
+    assert_int_equal(draws_past_the_first(4, &(struct sampling){.temperature = 1, .top_p = 0.25f}),
+        0);
+    assert_int_equal(draws_past_the_first(4, &(struct sampling){.temperature = 1, .top_p = 0.25f,
+        .top_k = 4, .min_p = 0.5f}), 0);
+    assert_int_not_equal(draws_past_the_first(4, &(struct sampling){.temperature = 1,
+        .top_p = 0.2500001f}), 0);
+}
+
 /* Whole and in shards, sampled in every way. */
 static const struct sampling every_way[] = {{.temperature = 0, .top_p = 1},
     {.temperature = 1, .top_p = 1}, {.temperature = 2e-5f, .top_p = 0.9f},
@@ -389,6 +430,8 @@ int main(void)
         cmocka_unit_test(shards_decide_as_the_whole_does),
         cmocka_unit_test(draws_follow_the_softmax_of_what_is_kept),
         cmocka_unit_test(greedy_takes_the_lowest_id_of_a_tie),
+        cmocka_unit_test(temperatures_from_1e_5_on_are_sampled),
+        cmocka_unit_test(nucleus_that_is_full_to_the_bit_ends_there),
         cmocka_unit_test(odd_values_still_give_an_id),
         cmocka_unit_test(logits_that_are_not_finite_give_no_id),
         cmocka_unit_test(a_long_nucleus_is_followed_to_its_end),

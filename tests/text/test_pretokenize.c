@@ -129,29 +129,85 @@ static void text_is_composed_as_in_unicode_9(void **state)
     check_nfc("a\xcc\x95\xcc\xa3", "\xe1\xba\xa1\xcc\x95");
 }
 
+/* The ids found in a text, as "1 2", with the bytes that each takes: "1:0-3". */
+static void check_added(const struct added_tokens *a, const char *text, bool parse_special,
+    const char *want)
+{
+    struct added_match m = { 0 };
+    char got[128] = "";
+    size_t n = 0, taken = 0;
+
+    while (added_tokens_next(a, &a->raw, text, strlen(text), m.next, taken, parse_special, &m)) {
+        n += (size_t)snprintf(got + n, sizeof(got) - n, "%s%d:%zu-%zu", n ? " " : "", m.id,
+            m.start, m.end);
+        taken = m.end;
+    }
+    assert_string_equal(got, want);
+}
+
+static void add(struct added_tokens *a, const char *text, int32_t id, struct added_flags flags)
+{
+    assert_int_equal(added_tokens_add(a, text, strlen(text), id, flags), STATUS_OK);
+    assert_int_equal(added_tokens_prepare(a, true), STATUS_OK);
+}
+
 static void the_longest_added_token_wins(void **state)
 {
     static const char text[] = "x<ab><abc<ab";
     struct added_tokens a = { 0 };
+
+    (void)state;
+    check_added(&a, text, true, "");
+    add(&a, "<ab", 1, (struct added_flags){ 0 });
+    add(&a, "<ab>", 2, (struct added_flags){ .special = true });
+    add(&a, "", 3, (struct added_flags){ .special = true });
+    check_added(&a, text, true, "2:1-5 1:5-8 1:9-12");
+    check_added(&a, text, false, "1:5-8 1:9-12"); /* a special token is passed over as a whole */
+    add(&a, "c<", 4, (struct added_flags){ 0 });
+    check_added(&a, text, true, "2:1-5 1:5-8 4:8-10"); /* leftmost before longest */
+    check_added(&a, "<a", true, "");
+    check_added(&a, "", true, "");
+    add(&a, "<ab", 9, (struct added_flags){ .special = true }); /* keeps its id, not its flags */
+    check_added(&a, text, false, "4:8-10");
+    check_added(&a, text, true, "2:1-5 1:5-8 4:8-10");
+    added_tokens_free(&a);
+}
+
+static void added_tokens_take_space_and_want_words_apart(void **state)
+{
+    struct added_tokens a = { 0 };
+
+    (void)state;
+    add(&a, "<l>", 1, (struct added_flags){ .lstrip = true });
+    add(&a, "<r>", 2, (struct added_flags){ .rstrip = true });
+    add(&a, "<w>", 3, (struct added_flags){ .single_word = true });
+    check_added(&a, "a \t<l> b", true, "1:1-6");
+    check_added(&a, "a <r> \xe3\x80\x80" "b", true, "2:2-9"); /* U+3000 is white space */
+    check_added(&a, "<r> <l>", true, "2:0-4 1:4-7"); /* the first one has the space */
+    check_added(&a, "<w> a<w> <w>b <w>_ \xc3\xa9<w>.<w>", true, "3:0-3 3:25-28");
+    check_added(&a, "-<w>\xe2\x80\x8d", true, ""); /* a joiner is part of words */
+    added_tokens_free(&a);
+}
+
+/* "e" with an accent, in two spellings: the special one is first, then the older. */
+static void of_tokens_that_normalize_alike_one_is_found(void **state)
+{
+    const struct added_flags normalized = { .normalized = true };
+    struct added_tokens a = { 0 };
     struct added_match m;
 
     (void)state;
-    assert_false(added_tokens_next(&a, text, strlen(text), 0, true, &m));
-    assert_int_equal(added_tokens_add(&a, "<ab", 3, 1, false), STATUS_OK);
-    assert_int_equal(added_tokens_add(&a, "<ab>", 4, 2, true), STATUS_OK);
-    assert_int_equal(added_tokens_add(&a, "", 0, 3, true), STATUS_OK);
-    assert_true(added_tokens_next(&a, text, strlen(text), 0, true, &m));
-    assert_int_equal(m.id, 2);
-    assert_int_equal(m.at, 1);
-    assert_true(added_tokens_next(&a, text, strlen(text), 5, true, &m));
+    add(&a, "<\xc3\xa9>", 1, normalized);
+    add(&a, "<e\xcc\x81>", 2, normalized);
+    assert_int_equal(a.normal.count, 1);
+    assert_true(added_tokens_next(&a, &a.normal, "<\xc3\xa9>", 4, 0, 0, true, &m));
     assert_int_equal(m.id, 1);
-    assert_int_equal(m.at, 5);
-    assert_true(added_tokens_next(&a, text, strlen(text), 0, false, &m));
-    assert_int_equal(m.at, 5); /* a special token is passed over as a whole */
-    assert_int_equal(added_tokens_add(&a, "c<", 2, 4, false), STATUS_OK);
-    assert_true(added_tokens_next(&a, text, strlen(text), 6, true, &m));
-    assert_int_equal(m.id, 4); /* leftmost before longest */
-    assert_false(added_tokens_next(&a, text, strlen(text), 10, true, &m));
+    added_tokens_find(&a, "<e\xcc\x81>", 5)->flags.special = true;
+    assert_int_equal(added_tokens_prepare(&a, true), STATUS_OK);
+    assert_true(added_tokens_next(&a, &a.normal, "<\xc3\xa9>", 4, 0, 0, true, &m));
+    assert_int_equal(m.id, 2);
+    assert_int_equal(added_tokens_prepare(&a, false), STATUS_OK);
+    assert_int_equal(a.normal.count, 2);
     added_tokens_free(&a);
 }
 
@@ -165,7 +221,7 @@ struct toy { /* random merges over a few letters */
 
 static void make_toy(struct toy *t, uint64_t *random)
 {
-    assert_int_equal(bpe_init(&t->bpe, MERGES), STATUS_OK);
+    assert_int_equal(bpe_init(&t->bpe), STATUS_OK);
     for (int i = 0; i < 256; i++)
         bpe_set_byte(&t->bpe, (uint8_t)i, i);
     t->count = 0;
@@ -181,7 +237,7 @@ static void make_toy(struct toy *t, uint64_t *random)
             seen |= t->left[k] == l && t->right[k] == r;
         if (seen)
             continue;
-        bpe_add_merge(&t->bpe, l, r, 256 + t->count);
+        assert_int_equal(bpe_add_merge(&t->bpe, l, r, 256 + t->count), STATUS_OK);
         t->left[t->count] = l;
         t->right[t->count++] = r;
     }
@@ -262,6 +318,8 @@ int main(void)
         cmocka_unit_test(inert_characters_are_their_own_nfc),
         cmocka_unit_test(text_is_composed_as_in_unicode_9),
         cmocka_unit_test(the_longest_added_token_wins),
+        cmocka_unit_test(added_tokens_take_space_and_want_words_apart),
+        cmocka_unit_test(of_tokens_that_normalize_alike_one_is_found),
         cmocka_unit_test(merges_follow_rank_then_place),
     };
 

@@ -54,7 +54,7 @@ static void every_encoding_equals_the_reference(void **state)
         char *back;
 
         assert_int_equal(
-            tokenizer_encode(qwen, text->text, text->bytes, true, &ids, &count), STATUS_OK);
+            tokenizer_encode(qwen, text->text, text->bytes, TOKENIZER_PARSE_SPECIAL, &ids, &count), STATUS_OK);
         check_ids(json_get(v, "ids"), ids, count);
         assert_int_equal(tokenizer_decode(qwen, ids, count, true, &back, &bytes), STATUS_OK);
         check_text(json_get(v, "decoded"), back, bytes);
@@ -105,12 +105,12 @@ static void special_tokens_are_plain_text_unless_parsed(void **state)
     size_t count;
 
     (void)state;
-    assert_int_equal(tokenizer_encode(qwen, text, strlen(text), true, &ids, &count), STATUS_OK);
+    assert_int_equal(tokenizer_encode(qwen, text, strlen(text), TOKENIZER_PARSE_SPECIAL, &ids, &count), STATUS_OK);
     assert_int_equal(count, 2);
     assert_int_equal(ids[0], 151645);
     assert_int_equal(ids[1], 151667);
     free(ids);
-    assert_int_equal(tokenizer_encode(qwen, text, strlen(text), false, &ids, &count), STATUS_OK);
+    assert_int_equal(tokenizer_encode(qwen, text, strlen(text), 0, &ids, &count), STATUS_OK);
     assert_true(count > 2);
     assert_int_equal(ids[count - 1], 151667);
     for (size_t i = 0; i + 1 < count; i++)
@@ -145,7 +145,7 @@ static void bad_utf8_is_refused_with_its_offset(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         assert_int_equal(
-            tokenizer_encode(qwen, cases[i].text, cases[i].bytes, true, &ids, &count),
+            tokenizer_encode(qwen, cases[i].text, cases[i].bytes, TOKENIZER_PARSE_SPECIAL, &ids, &count),
             STATUS_INVALID);
         assert_non_null(strstr(log_last_error(), cases[i].where));
     }
@@ -180,7 +180,7 @@ static void check_round_trip(const char *text, size_t bytes)
     char *back;
 
     assert_true(normal_bytes >= 0);
-    assert_int_equal(tokenizer_encode(qwen, text, bytes, true, &ids, &count), STATUS_OK);
+    assert_int_equal(tokenizer_encode(qwen, text, bytes, TOKENIZER_PARSE_SPECIAL, &ids, &count), STATUS_OK);
     assert_int_equal(tokenizer_decode(qwen, ids, count, false, &back, &back_bytes), STATUS_OK);
     /* Characters younger than the reference's tables stay unnormalized: the
      * comparison normalizes both sides. */

@@ -1,7 +1,6 @@
 /* test_tokenizer_files.c - what is wrong with a tokenizer.json is said by name.
  *
- * A small tokenizer of 256 bytes, two merges and two added tokens is written
- * with one part replaced at a time. */
+ * The small tokenizer with one part replaced at a time. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -9,110 +8,13 @@
 #include <string.h>
 
 #include <cmocka.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "quern/log.h"
 #include "text/json_write.h"
 #include "text/tokenizer.h"
 #include "text/pretokenize.h"
-#include "text/text_file.h"
-#include "text/vocab.h"
-#include "text/vocab_table.h"
+#include "small_tokenizer.h"
 #include "text_support.h"
-
-enum { PART_ADDED, PART_NORMALIZER, PART_PRE, PART_POST, PART_DECODER, PART_SETTINGS, PART_VOCAB,
-    PART_MERGES, PART_COUNT };
-
-static const char *const sound[PART_COUNT] = {
-    [PART_ADDED] = "\"added_tokens\": [{\"id\": 300, \"content\": \"<|end|>\", \"special\": true},"
-                   "{\"id\": 301, \"content\": \"<t>\", \"special\": false}]",
-    [PART_NORMALIZER] = "\"normalizer\": {\"type\": \"NFC\"}",
-    [PART_PRE] = NULL, /* holds the regex: made when needed */
-    [PART_POST] = "\"post_processor\": null",
-    [PART_DECODER] = "\"decoder\": {\"type\": \"ByteLevel\"}",
-    [PART_SETTINGS] = "\"type\": \"BPE\", \"dropout\": null, \"byte_fallback\": false",
-    [PART_VOCAB] = ", \"ab\": 256, \"abc\": 257}",
-    [PART_MERGES] = "[\"a b\", [\"ab\", \"c\"]]",
-};
-
-static void put_pre_tokenizer(struct text_buffer *b, const char *regex, const char *more)
-{
-    text_buffer_put(b, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": "
-                       "\"Split\", \"pattern\": {\"Regex\": ");
-    json_write_string(b, regex, strlen(regex));
-    text_buffer_put(b, "}, \"behavior\": \"Isolated\", \"invert\": false}, {\"type\": "
-                       "\"ByteLevel\", \"use_regex\": false, \"add_prefix_space\": false");
-    text_buffer_put(b, more);
-    text_buffer_put(b, "}]}");
-}
-
-static void put_vocab(struct text_buffer *b, const char *end)
-{
-    text_buffer_put(b, "\"vocab\": {");
-    for (unsigned byte = 0; byte < 256; byte++) {
-        char spelled[4], id[16];
-
-        snprintf(id, sizeof(id), ": %u", byte);
-        text_buffer_put(b, byte == 0 ? "" : ", ");
-        json_write_string(b, spelled, vocab_spell_byte((uint8_t)byte, spelled));
-        text_buffer_put(b, id);
-    }
-    text_buffer_put(b, end);
-}
-
-/* tokenizer.json with the parts of `sound` but for one. */
-static struct text_buffer make_file(int part, const char *instead, bool merges_first)
-{
-    struct text_buffer b = { 0 };
-    const char *parts[PART_COUNT];
-
-    memcpy(parts, sound, sizeof(parts));
-    if (part >= 0)
-        parts[part] = instead;
-    text_buffer_put(&b, "{");
-    for (int i = PART_ADDED; i <= PART_DECODER; i++) {
-        if (i == PART_PRE && parts[i] == NULL)
-            put_pre_tokenizer(&b, pretokenizer_regex, "");
-        else
-            text_buffer_put(&b, parts[i]);
-        text_buffer_put(&b, ", ");
-    }
-    text_buffer_put(&b, "\"model\": {");
-    text_buffer_put(&b, parts[PART_SETTINGS]);
-    text_buffer_put(&b, ", ");
-    if (merges_first) {
-        text_buffer_put(&b, "\"merges\": ");
-        text_buffer_put(&b, parts[PART_MERGES]);
-        text_buffer_put(&b, ", ");
-    }
-    put_vocab(&b, parts[PART_VOCAB]);
-    if (!merges_first) {
-        text_buffer_put(&b, ", \"merges\": ");
-        text_buffer_put(&b, parts[PART_MERGES]);
-    }
-    text_buffer_put(&b, "}}");
-    return b;
-}
-
-static enum status open_file(struct text_buffer b, struct tokenizer **t)
-{
-    support_write("tokenizer.json", b.bytes, b.count);
-    text_buffer_free(&b);
-    return tokenizer_open(support_temp_dir(), t);
-}
-
-static void check_works(struct tokenizer *t)
-{
-    static const int32_t want[] = { 257, 'b', 300, 301, 256 };
-    int32_t *ids;
-    size_t count;
-
-    assert_int_equal(tokenizer_encode(t, "abcb<|end|><t>ab", 16, true, &ids, &count), STATUS_OK);
-    assert_int_equal(count, 5);
-    assert_memory_equal(ids, want, sizeof(want));
-    free(ids);
-}
 
 static void a_sound_file_opens_in_either_order(void **state)
 {
@@ -120,24 +22,25 @@ static void a_sound_file_opens_in_either_order(void **state)
 
     (void)state;
     for (int merges_first = 0; merges_first < 2; merges_first++) {
-        assert_int_equal(open_file(make_file(-1, NULL, merges_first), &t), STATUS_OK);
-        check_works(t);
-        assert_int_equal(tokenizer_vocab_size(t), 302);
+        assert_int_equal(small_tokenizer_open(small_tokenizer_file(-1, NULL, merges_first), &t), STATUS_OK);
+        small_tokenizer_works(t);
+        assert_int_equal(tokenizer_vocab_size(t), 260);
         tokenizer_close(t);
     }
 }
 
 static void a_gap_in_the_ids_is_no_text(void **state)
 {
-    const int32_t ids[] = { 'a', 280, 'b' };
+    const int32_t ids[] = { 'a', 270, 'b', 281 };
     struct tokenizer *t;
     char *text;
     size_t bytes;
 
     (void)state;
-    assert_int_equal(open_file(make_file(-1, NULL, false), &t), STATUS_OK);
-    assert_int_equal(tokenizer_decode(t, ids, 3, false, &text, &bytes), STATUS_OK);
-    assert_string_equal(text, "ab");
+    assert_int_equal(small_tokenizer_open(small_tokenizer_file(PART_VOCAB,
+        ", \"ab\": 256, \"abc\": 257, \"<|end|>\": 280, \"<t>\": 281}", false), &t), STATUS_OK);
+    assert_int_equal(tokenizer_decode(t, ids, 4, false, &text, &bytes), STATUS_OK);
+    assert_string_equal(text, "ab<t>");
     free(text);
     tokenizer_close(t);
 }
@@ -148,9 +51,10 @@ static void each_wrong_part_is_named(void **state)
         int part;
         const char *instead, *why;
     } cases[] = {
-        { PART_NORMALIZER, "\"normalizer\": null", "normalizer: it must be NFC" },
         { PART_NORMALIZER, "\"normalizer\": {\"type\": \"NFKC\"}", "normalizer: it must be NFC" },
-        { PART_NORMALIZER, "\"x\": 1", "normalizer: it is missing" },
+        { PART_NORMALIZER, "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": "
+            "\"NFC\"}, {\"type\": \"Lowercase\"}]}", "normalizer: it must be NFC" },
+        { PART_NORMALIZER, "\"normalizer\": {\"type\": \"Sequence\"}", "it must be NFC" },
         { PART_PRE, "\"pre_tokenizer\": {\"type\": \"Whitespace\"}", "pre_tokenizer: it must be" },
         { PART_PRE, "\"pre_tokenizer\": 7", "pre_tokenizer: it must be" },
         { PART_PRE,
@@ -164,9 +68,9 @@ static void each_wrong_part_is_named(void **state)
         { PART_SETTINGS, "\"type\": \"Unigram\"", "model: its type must be BPE" },
         { PART_SETTINGS, "\"type\": 5", "model: its type must be BPE" },
         { PART_SETTINGS, "\"dropout\": 0.1", "dropout must be null" },
-        { PART_SETTINGS, "\"unk_token\": \"u\"", "unk_token must be null" },
-        { PART_SETTINGS, "\"byte_fallback\": true", "byte_fallback must be false" },
-        { PART_SETTINGS, "\"ignore_merges\": true", "ignore_merges must be false" },
+        { PART_SETTINGS, "\"ignore_merges\": 1", "ignore_merges must be true or false" },
+        { PART_SETTINGS, "\"continuing_subword_prefix\": \"##\"",
+            "continuing_subword_prefix must be empty" },
         { PART_SETTINGS, "\"end_of_word_suffix\": \"</w>\"", "end_of_word_suffix must be empty" },
         { PART_VOCAB, ", \"ab\": 255, \"abc\": 257}", "id 255 belongs to two tokens" },
         { PART_VOCAB, ", \"ab\": 256, \"ab\": 257}", "has two ids, 256 and 257" },
@@ -174,31 +78,29 @@ static void each_wrong_part_is_named(void **state)
         { PART_VOCAB, ", \"ab\": -1}", "a token's id is a whole number" },
         { PART_VOCAB, ", \"ab\": 1.5}", "a token's id is a whole number" },
         { PART_VOCAB, ", \"ab\": 99999999}", "a token's id is a whole number" },
-        { PART_MERGES, "{}", "model.merges to be an array" },
+        { PART_MERGES, "{}", "the merges to be an array" },
         { PART_MERGES, "[\"ab\"]", "a space between" },
-        { PART_MERGES, "[\"a z\"]", "not in model.vocab" },
-        { PART_MERGES, "[[\"a\", \"z\"]]", "not in model.vocab" },
+        { PART_MERGES, "[\"a b c\"]", "a space between" },
+        { PART_MERGES, "[\"a z\"]", "not in the vocabulary" },
+        { PART_MERGES, "[[\"a\", \"z\"]]", "not in the vocabulary" },
         { PART_MERGES, "[[\"a\"]]", "a merge to be two strings" },
         { PART_MERGES, "[[\"a\", \"b\", \"c\"]]", "a merge to be two strings" },
         { PART_MERGES, "[5]", "a merge must be a string" },
         { PART_ADDED, "\"added_tokens\": 3", "added_tokens: expected an array" },
         { PART_ADDED, "\"added_tokens\": [{\"content\": \"x\"}]", "an id is not a whole number" },
-        { PART_ADDED, "\"added_tokens\": [{\"id\": 300}]", "content must be a string" },
-        { PART_ADDED, "\"added_tokens\": [{\"id\": 300, \"content\": \"x\", \"lstrip\": true}]",
-            "added token 300: lstrip must be false" },
-        { PART_ADDED, "\"added_tokens\": [{\"id\": 300, \"content\": \"x\", \"normalized\": true}]",
-            "added token 300: normalized must be false" },
-        { PART_ADDED, "\"added_tokens\": [{\"id\": 9, \"content\": \"<x>\"}]",
-            "id 9 belongs to two tokens" },
+        { PART_ADDED, "\"added_tokens\": [{\"id\": 300}]", "content of an added token must be a string" },
+        { PART_ADDED, "\"added_tokens\": [{\"id\": 300, \"content\": \"x\", \"lstrip\": 1}]",
+            "lstrip of an added token must be true or false, not a number" },
+        { PART_ADDED, "\"added_tokens\": [5]", "an id is not a whole number" },
     };
     struct tokenizer *t = NULL;
 
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         for (int merges_first = 0; merges_first < 2; merges_first++) {
-            struct text_buffer file = make_file(cases[i].part, cases[i].instead, merges_first);
+            struct text_buffer file = small_tokenizer_file(cases[i].part, cases[i].instead, merges_first);
 
-            assert_int_equal(open_file(file, &t), STATUS_INVALID);
+            assert_int_equal(small_tokenizer_open(file, &t), STATUS_INVALID);
             if (strstr(log_last_error(), cases[i].why) == NULL
                 || strncmp(log_last_error(), "tokenizer.json: ", 16) != 0)
                 fail_msg("%s gave: %s", cases[i].instead, log_last_error());
@@ -206,21 +108,125 @@ static void each_wrong_part_is_named(void **state)
     assert_null(t);
 }
 
+/* Each of what the second step must be, one at a time. */
+static void steps_that_cut_otherwise_are_refused(void **state)
+{
+    static const struct {
+        const char *behavior, *invert, *type, *prefix, *regex, *why;
+    } cases[] = {
+        { "\"Isolated\"", "false", "\"ByteLevel\"", "false", "false", NULL },
+        { "\"Isolated\"", "true", "\"ByteLevel\"", "false", "false", NULL },
+        { "\"Removed\"", "true", "\"ByteLevel\"", "false", "false", NULL },
+        { "\"Removed\"", "false", "\"ByteLevel\"", "false", "false", "must be Isolated" },
+        { "\"Isolated\"", "null", "\"ByteLevel\"", "false", "false", "must be Isolated" },
+        { "\"Contiguous\"", "false", "\"ByteLevel\"", "false", "false", "must be Isolated" },
+        { "\"MergedWithNext\"", "false", "\"ByteLevel\"", "false", "false", "must be Isolated" },
+        { "\"Isolated\"", "false", "\"Metaspace\"", "false", "false", "second step" },
+        { "\"Isolated\"", "false", "\"ByteLevel\"", "true", "false", "second step" },
+        { "\"Isolated\"", "false", "\"ByteLevel\"", "null", "false", "second step" },
+        { "\"Isolated\"", "false", "\"ByteLevel\"", "false", "true", "second step" },
+        { "\"Isolated\"", "false", "\"ByteLevel\"", "false", "null", "second step" },
+    };
+    struct tokenizer *t;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct text_buffer part = { 0 };
+        char rest[256];
+        enum status s;
+
+        text_buffer_put(&part, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": "
+                               "[{\"type\": \"Split\", \"pattern\": {\"Regex\": ");
+        json_write_string(&part, pretokenizer_regex, strlen(pretokenizer_regex));
+        snprintf(rest, sizeof(rest), "}, \"behavior\": %s, \"invert\": %s}, {\"type\": %s, "
+            "\"add_prefix_space\": %s, \"use_regex\": %s}]}", cases[i].behavior, cases[i].invert,
+            cases[i].type, cases[i].prefix, cases[i].regex);
+        text_buffer_append(&part, rest, strlen(rest) + 1);
+        s = small_tokenizer_open(small_tokenizer_file(PART_PRE, part.bytes, false), &t);
+        text_buffer_free(&part);
+        if (cases[i].why == NULL) {
+            assert_int_equal(s, STATUS_OK);
+            small_tokenizer_works(t);
+            tokenizer_close(t);
+            continue;
+        }
+        assert_int_equal(s, STATUS_INVALID);
+        if (strstr(log_last_error(), cases[i].why) == NULL)
+            fail_msg("case %zu gave: %s", i, log_last_error());
+    }
+}
+
+static void keep_warning(void *context, enum log_level level, const char *line)
+{
+    if (level == LOG_LEVEL_WARN)
+        snprintf(context, 256, "%s", line);
+}
+
+static void an_id_that_is_not_the_next_one_is_told(void **state)
+{
+    char warning[256] = "";
+    struct tokenizer *t;
+
+    (void)state;
+    log_set_sink(keep_warning, warning);
+    assert_int_equal(small_tokenizer_open(small_tokenizer_file(PART_ADDED, "\"added_tokens\": [{\"id\": 258, "
+        "\"content\": \"<x>\"}, {\"id\": 257, \"content\": \"abc\"}]", false), &t), STATUS_OK);
+    tokenizer_close(t);
+    assert_string_equal(warning, "");
+    assert_int_equal(small_tokenizer_open(small_tokenizer_file(PART_ADDED, "\"added_tokens\": [{\"id\": 300, "
+        "\"content\": \"<x>\"}]", false), &t), STATUS_OK);
+    log_set_sink(NULL, NULL);
+    assert_int_equal(tokenizer_find(t, "<x>"), 258);
+    tokenizer_close(t);
+    assert_non_null(strstr(warning, "\"<x>\" has id 300 there, but 258"));
+}
+
+static void post_processors_of_other_shapes_are_refused(void **state)
+{
+#define TEMPLATE(single)                                                                           \
+    "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": " single                     \
+    ", \"special_tokens\": {\"e\": {\"ids\": [1]}, \"f\": {\"ids\": [-1]}, \"g\": {}}}"
+#define TEXT_A "{\"Sequence\": {\"id\": \"A\"}}"
+#define TEXT_B "{\"Sequence\": {\"id\": \"B\"}}"
+#define MARK(name) "{\"SpecialToken\": {\"id\": \"" name "\"}}"
+    static const char *const bad[] = {
+        TEMPLATE("5"), TEMPLATE("[]"), TEMPLATE("[5]"), TEMPLATE("[" TEXT_B "]"),
+        TEMPLATE("[" TEXT_A ", " TEXT_A "]"), TEMPLATE("[" MARK("e") "]"),
+        TEMPLATE("[" TEXT_A ", " MARK("f") "]"), TEMPLATE("[" TEXT_A ", " MARK("g") "]"),
+        TEMPLATE("[" TEXT_A ", " MARK("none") "]"),
+        "\"post_processor\": {\"type\": \"Sequence\"}",
+        "\"post_processor\": {\"type\": \"Sequence\", \"processors\": [{\"type\": "
+        "\"BertProcessing\"}]}",
+    };
+    struct tokenizer *t;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        assert_int_equal(small_tokenizer_open(small_tokenizer_file(PART_POST, bad[i], false), &t), STATUS_INVALID);
+        if (strstr(log_last_error(), "post_processor: it must be") == NULL)
+            fail_msg("%s gave: %s", bad[i], log_last_error());
+    }
+    assert_int_equal(small_tokenizer_open(small_tokenizer_file(PART_POST, TEMPLATE("[" TEXT_A ", " MARK("e") "]"), false),
+        &t), STATUS_OK);
+    small_tokenizer_works(t);
+    tokenizer_close(t);
+}
+
 static void a_byte_without_a_token_is_named(void **state)
 {
-    struct text_buffer whole = make_file(-1, NULL, false);
+    struct text_buffer whole = small_tokenizer_file(-1, NULL, false);
     struct tokenizer *t;
     char *z = strstr(whole.bytes, "\"Z\": 90");
 
     (void)state;
     memcpy(z, "\"ZZ\":90", 7);
-    assert_int_equal(open_file(whole, &t), STATUS_INVALID);
+    assert_int_equal(small_tokenizer_open(whole, &t), STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "no token for byte 0x5a"));
 }
 
 static void any_truncation_is_refused(void **state)
 {
-    struct text_buffer whole = make_file(-1, NULL, false);
+    struct text_buffer whole = small_tokenizer_file(-1, NULL, false);
     struct tokenizer *t;
 
     (void)state;
@@ -235,7 +241,7 @@ static void any_truncation_is_refused(void **state)
 static void random_damage_is_harmless(void **state)
 {
     uint64_t random = support_seed();
-    struct text_buffer whole = make_file(-1, NULL, false);
+    struct text_buffer whole = small_tokenizer_file(-1, NULL, false);
     struct tokenizer *t;
 
     (void)state;
@@ -250,149 +256,11 @@ static void random_damage_is_harmless(void **state)
         whole.bytes[at] = kept;
         if (tokenizer_open(support_temp_dir(), &t) != STATUS_OK)
             continue;
-        assert_int_equal(tokenizer_encode(t, "abc abc", 7, true, &ids, &count), STATUS_OK);
+        assert_int_equal(tokenizer_encode(t, "abc abc", 7, TOKENIZER_PARSE_SPECIAL, &ids, &count), STATUS_OK);
         free(ids);
         tokenizer_close(t);
     }
     text_buffer_free(&whole);
-}
-
-static void the_config_file_decides_what_is_special(void **state)
-{
-    static const char config[] = "{\"added_tokens_decoder\": {\"301\": {\"content\": \"<t>\", "
-                                 "\"special\": true}, \"302\": {\"content\": \"<u>\"}}}";
-    static const char *const broken[] = { "{", "{\"added_tokens_decoder\": {\"x\": {}}}",
-        "{\"added_tokens_decoder\": {\"301\": {\"content\": \"<v>\"}}}",
-        "{\"added_tokens_decoder\": {\"301\": {}}}" };
-    const int32_t ids[] = { 301, 302 };
-    struct tokenizer *t;
-    char *text;
-    size_t bytes;
-
-    (void)state;
-    support_write("tokenizer_config.json", config, strlen(config));
-    assert_int_equal(open_file(make_file(-1, NULL, false), &t), STATUS_OK);
-    assert_int_equal(tokenizer_vocab_size(t), 303);
-    assert_int_equal(tokenizer_decode(t, ids, 2, true, &text, &bytes), STATUS_OK);
-    assert_string_equal(text, "<u>");
-    free(text);
-    tokenizer_close(t);
-    for (size_t i = 0; i < sizeof(broken) / sizeof(broken[0]); i++) {
-        support_write("tokenizer_config.json", broken[i], strlen(broken[i]));
-        assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_INVALID);
-        assert_non_null(strstr(log_last_error(), "tokenizer_config.json"));
-    }
-    support_remove();
-}
-
-static void a_missing_file_is_named_with_its_path(void **state)
-{
-    struct tokenizer *t;
-
-    (void)state;
-    support_remove();
-    assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_IO);
-    assert_non_null(strstr(log_last_error(), support_temp_dir()));
-    assert_non_null(strstr(log_last_error(), "tokenizer.json"));
-    assert_int_equal(tokenizer_open("/", &t), STATUS_IO);
-}
-
-static void without_files_there_is_the_tokenizer_of_no_tokens(void **state)
-{
-    const int32_t id = 0;
-    struct tokenizer *t;
-    struct vocab_table table;
-    char mem[64], *text;
-    int32_t *ids;
-    size_t count;
-
-    (void)state;
-    support_remove();
-    assert_int_equal(tokenizer_open_or_none(support_temp_dir(), &t), STATUS_OK);
-    assert_int_equal(tokenizer_vocab_size(t), 0);
-    assert_int_equal(tokenizer_encode(t, "", 0, true, &ids, &count), STATUS_INVALID);
-    assert_non_null(strstr(log_last_error(), "no tokenizer files"));
-    assert_int_equal(tokenizer_decode(t, &id, 1, false, &text, &count), STATUS_INVALID);
-    assert_int_equal(vocab_table_write(t, mem, sizeof(mem)), STATUS_OK);
-    assert_int_equal(vocab_table_attach(mem, sizeof(mem), &table), STATUS_OK);
-    assert_int_equal(table.count, 0);
-    tokenizer_close(t);
-    /* a broken tokenizer is not none */
-    support_write("tokenizer.json", "{", 1);
-    assert_int_equal(tokenizer_open_or_none(support_temp_dir(), &t), STATUS_INVALID);
-}
-
-/* Opening would wait for ever on the one, read for ever from the other. */
-static void what_is_no_file_is_refused_at_once(void **state)
-{
-    char path[1024];
-    struct tokenizer *t;
-
-    (void)state;
-    support_remove();
-    snprintf(path, sizeof(path), "%s/tokenizer.json", support_temp_dir());
-    assert_int_equal(mkfifo(path, 0600), 0);
-    assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_INVALID);
-    assert_non_null(strstr(log_last_error(), "tokenizer.json is a pipe"));
-    unlink(path);
-    assert_int_equal(symlink("/dev/zero", path), 0);
-    assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_INVALID);
-    assert_non_null(strstr(log_last_error(), "is a device"));
-    unlink(path);
-    assert_int_equal(mkdir(path, 0700), 0);
-    assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_INVALID);
-    assert_non_null(strstr(log_last_error(), "is a directory"));
-    rmdir(path);
-    assert_int_equal(symlink("nowhere", path), 0);
-    assert_int_equal(tokenizer_open_or_none(support_temp_dir(), &t), STATUS_IO);
-    assert_non_null(strstr(log_last_error(), "which is not there"));
-    unlink(path);
-}
-
-static void what_people_have_instead_is_named(void **state)
-{
-    static const struct {
-        const char *name, *bytes, *why;
-    } cases[] = {
-        { "tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-            "Git LFS pointer" },
-        { "tokenizer.json", "\n<!DOCTYPE html><html></html>", "web page" },
-        { "tokenizer.json", "", "is empty" },
-        { "tokenizer_config.json", "PK\3\4zip", "zip archive" },
-        { "tokenizer_config.json", "Entry not found", "is text (\"Entry not found\")" },
-    };
-    struct tokenizer *t;
-
-    (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        struct text_buffer sound_file = make_file(-1, NULL, false);
-
-        support_remove();
-        support_write("tokenizer.json", sound_file.bytes, sound_file.count);
-        text_buffer_free(&sound_file);
-        support_write(cases[i].name, cases[i].bytes, strlen(cases[i].bytes));
-        assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_INVALID);
-        if (strstr(log_last_error(), cases[i].why) == NULL
-            || strstr(log_last_error(), cases[i].name) == NULL)
-            fail_msg("\"%s\" gave: %s", cases[i].bytes, log_last_error());
-    }
-    support_remove();
-}
-
-/* A hole of 128 MiB and a byte: refused by its size, not read. */
-static void a_file_larger_than_any_tokenizer_is_refused(void **state)
-{
-    char path[1024];
-    struct tokenizer *t;
-
-    (void)state;
-    support_remove();
-    support_write("tokenizer.json", "{", 1);
-    snprintf(path, sizeof(path), "%s/tokenizer.json", support_temp_dir());
-    assert_int_equal(truncate(path, ((off_t)TEXT_FILE_MOST_BYTES) + 1), 0);
-    assert_int_equal(tokenizer_open(support_temp_dir(), &t), STATUS_INVALID);
-    assert_non_null(strstr(log_last_error(), "has 134217729 bytes, more than 134217728"));
-    support_remove();
 }
 
 static int remove_files(void **state)
@@ -408,15 +276,12 @@ int main(void)
         cmocka_unit_test(a_sound_file_opens_in_either_order),
         cmocka_unit_test(a_gap_in_the_ids_is_no_text),
         cmocka_unit_test(each_wrong_part_is_named),
+        cmocka_unit_test(steps_that_cut_otherwise_are_refused),
+        cmocka_unit_test(an_id_that_is_not_the_next_one_is_told),
+        cmocka_unit_test(post_processors_of_other_shapes_are_refused),
         cmocka_unit_test(a_byte_without_a_token_is_named),
         cmocka_unit_test(any_truncation_is_refused),
         cmocka_unit_test(random_damage_is_harmless),
-        cmocka_unit_test(the_config_file_decides_what_is_special),
-        cmocka_unit_test(a_missing_file_is_named_with_its_path),
-        cmocka_unit_test(without_files_there_is_the_tokenizer_of_no_tokens),
-        cmocka_unit_test(what_is_no_file_is_refused_at_once),
-        cmocka_unit_test(what_people_have_instead_is_named),
-        cmocka_unit_test(a_file_larger_than_any_tokenizer_is_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, remove_files);

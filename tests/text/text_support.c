@@ -21,7 +21,7 @@ static const char *golden_path(const char *name)
     static char path[1024];
     const char *data = getenv("QUERN_TEST_DATA");
 
-    snprintf(path, sizeof(path), "%s/golden/qwen3-tokenizer/%s", data ? data : "tests", name);
+    snprintf(path, sizeof(path), "%s/golden/%s", data ? data : "tests", name);
     return path;
 }
 
@@ -77,7 +77,8 @@ void support_write(const char *name, const char *bytes, size_t count)
 void support_remove(void)
 {
     static const char *const names[] = { "tokenizer.json", "tokenizer_config.json",
-        "chat_template.jinja" };
+        "chat_template.jinja", "vocab.json", "merges.txt", "added_tokens.json",
+        "special_tokens_map.json" };
     char path[1024];
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && temp_dir[0] != '\0'; i++) {
@@ -99,13 +100,13 @@ const char *support_tokenizer_dir(void)
 
     if (unpacked)
         return temp_dir;
-    snprintf(command, sizeof(command), "xz -dc '%s'", golden_path("tokenizer.json.xz"));
+    snprintf(command, sizeof(command), "xz -dc '%s'", golden_path("qwen3-tokenizer/tokenizer.json.xz"));
     pipe = popen(command, "r");
     text = read_stream(pipe, &bytes);
     assert_int_equal(pclose(pipe), 0);
     support_write("tokenizer.json", text, bytes);
     free(text);
-    text = support_read(golden_path("tokenizer_config.json"), &bytes);
+    text = support_read(golden_path("qwen3-tokenizer/tokenizer_config.json"), &bytes);
     support_write("tokenizer_config.json", text, bytes);
     free(text);
     unpacked = true;
@@ -113,6 +114,14 @@ const char *support_tokenizer_dir(void)
 }
 
 struct json_document support_golden(const char *name)
+{
+    char path[256];
+
+    snprintf(path, sizeof(path), "qwen3-tokenizer/%s", name);
+    return support_golden_file(path);
+}
+
+struct json_document support_golden_file(const char *name)
 {
     struct json_document d;
     size_t bytes;

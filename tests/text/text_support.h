@@ -19,8 +19,10 @@ const char *support_temp_dir(void);
 void support_write(const char *name, const char *bytes, size_t count);
 void support_remove(void);
 
-/* A file of the golden folder as a tree; the caller frees the document. */
+/* A file of Qwen3's tokenizer, or of the whole golden folder, as a tree; the caller frees the
+ * document. */
 struct json_document support_golden(const char *name);
+struct json_document support_golden_file(const char *name);
 
 /* A whole file, malloc'ed and 0-terminated. */
 char *support_read(const char *path, size_t *bytes);
