@@ -349,6 +349,13 @@ static void pick(struct choice *c, int kind, int i)
     c->algorithm[kind][i] = (uint8_t)best;
 }
 
+void choice_take_fastest(struct choice *c)
+{
+    for (int i = 0; i < CHOICE_SIZES; i++)
+        for (int kind = 0; kind < CHOICE_KINDS; kind++)
+            pick(c, kind, i);
+}
+
 enum status choice_measure(struct comm *const comms[COLL_ALGORITHMS],
     const struct coll_shm_options *o, uint64_t measure_ns, struct choice *out)
 {
@@ -369,9 +376,7 @@ enum status choice_measure(struct comm *const comms[COLL_ALGORITHMS],
             coll_shm_align(comms[a]);
     if (status != STATUS_OK)
         return status;
-    for (int i = 0; i < CHOICE_SIZES; i++)
-        for (int kind = 0; kind < CHOICE_KINDS; kind++)
-            pick(&c, kind, i);
+    choice_take_fastest(&c);
     status = host->row->broadcast(host, 0, &c, sizeof(c));
     if (status != STATUS_OK)
         return status;
@@ -386,7 +391,7 @@ enum status choice_measure(struct comm *const comms[COLL_ALGORITHMS],
 static uint64_t hash_of(const struct coll_shm_options *o, const struct choice *c)
 {
     const uint64_t sizes[] = {(uint64_t)o->size, (uint64_t)o->threads, o->reduce_floats,
-        o->gather_bytes, o->row_floats, o->add_norm != NULL};
+        o->gather_bytes, o->row_floats, o->norm_cols, o->add_norm != NULL};
     XXH64_hash_t h = XXH3_64bits(c, sizeof(*c));
 
     h = XXH3_64bits_withSeed(sizes, sizeof(sizes), h);

@@ -42,6 +42,11 @@ float choice_median(float *us, int n);
 /* The table that needs no measuring: by ranks and bytes alone. */
 void choice_default(const struct coll_shm_options *o, struct choice *out);
 
+/* Takes the fastest algorithm for each size that `us` has times of. One with more meetings must be
+ * faster by a twentieth; a size without a time keeps what it has, but for more meetings that paid at
+ * a smaller one. */
+void choice_take_fastest(struct choice *c);
+
 /* Every rank: measures through `comms` (NULL: cannot serve this group) for about `measure_ns` in
  * all, small sizes first, and gives the leader's table. What that time does not reach is as by
  * default. The comms are aligned for all threads afterwards. */

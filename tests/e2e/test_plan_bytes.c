@@ -186,7 +186,7 @@ static void context_costs_what_its_heads_and_layers_take(void **state)
 
 /* A matrix lies in panels of 16 rows and pairs of columns of bf16, a vector in f32. Several that
  * are one product share its last panel: their parts are exact there but for that one. */
-static void check_tensor(const json_t *tensor, size_t rank)
+static uint64_t check_tensor(const json_t *tensor, size_t rank)
 {
     const json_t *part = json_array_get(json_object_get(tensor, "ranks"), rank);
     const json_t *shape = json_object_get(tensor, "shape");
@@ -195,7 +195,7 @@ static void check_tensor(const json_t *tensor, size_t rank)
 
     if (json_array_size(shape) == 1) {
         assert_int_equal(bytes, rows * sizeof(float));
-        return;
+        return bytes;
     }
     cols = (uint64_t)json_integer_value(
         json_object_get(part, "cols") != NULL
@@ -206,6 +206,7 @@ static void check_tensor(const json_t *tensor, size_t rank)
         fail_msg("%s, rank %zu: %llu bytes for %llu rows of %llu",
             json_string_value(json_object_get(tensor, "name")), rank, (unsigned long long)bytes,
             (unsigned long long)rows, (unsigned long long)row);
+    return bytes;
 }
 
 static void tensors_take_what_their_shape_does(void **state)
@@ -215,13 +216,16 @@ static void tensors_take_what_their_shape_does(void **state)
     (void)state;
     for (size_t tp = 1; tp <= MOST_RANKS; tp++) {
         json_t *plan = plan_of(tps[tp - 1]), *tensor;
+        uint64_t sums[MOST_RANKS] = {0};
         size_t i, biases = 0;
 
         json_array_foreach(json_object_get(plan, "tensors"), i, tensor) {
             biases += strstr(json_string_value(json_object_get(tensor, "name")), ".bias") != NULL;
             for (size_t rank = 0; rank < tp; rank++)
-                check_tensor(tensor, rank);
+                sums[rank] += check_tensor(tensor, rank);
         }
+        for (size_t rank = 0; rank < tp; rank++)
+            assert_int_equal(sums[rank], number(rank_of(plan, rank), "weights"));
         assert_int_equal(biases, 4 * 5);
         json_decref(plan);
     }

@@ -112,7 +112,7 @@ static void add_layer(struct fake_source *f, const struct layer_options *o, int 
     for (size_t k = 0; k < sizeof(linears) / sizeof(linears[0]); k++) {
         char name[96];
 
-        if (o->merged && linears[k].cols == HIDDEN && k != 3)
+        if (o->merged && !o->twice && linears[k].cols == HIDDEN && k != 3)
             continue;
         snprintf(name, sizeof(name), "model.layers.%d.%s", i, linears[k].name);
         add_linear(f, o, name, linears[k].rows, linears[k].cols, linears[k].bias);

@@ -17,6 +17,7 @@ struct layer_options {
     uint32_t inner;         /* of the MLP; 0: 48 */
     bool bias;              /* q, k, v and o have biases */
     bool merged;            /* qkv_proj and gate_up_proj are one tensor each */
+    bool twice;             /* with `merged`: and their parts have tensors of their own, too */
     bool untied;            /* lm_head has a weight of its own */
     const char *missing;    /* a tensor that is not there */
     const char *plain;      /* with `int8`: this module is kept as it was */

@@ -146,6 +146,23 @@ static void merged_tensors_are_loaded_part_by_part(void **state)
         }
 }
 
+static void parts_stored_twice_are_read_from_tensors_of_their_own(void **state)
+{
+    const struct layer_options o = {.bias = true, .inner = 40, .merged = true, .twice = true};
+
+    (void)state;
+    for (int size = 1; size <= 3; size++)
+        for (int rank = 0; rank < size; rank++) {
+            struct layer_model m;
+
+            must_build(layer_model_build(&m, &o, rank, size));
+            assert_int_equal(builder_load(&m.b), STATUS_OK);
+            check_qkv(&m, rank, size);
+            check_mlp(&m, shard_range(40, 16, rank, size));
+            layer_model_end(&m);
+        }
+}
+
 static void each_rank_loads_its_own_part(void **state)
 {
     const struct layer_options o = {.bias = true, .inner = 40};
@@ -410,6 +427,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_rank_loads_its_own_part),
         cmocka_unit_test(merged_tensors_are_loaded_part_by_part),
+        cmocka_unit_test(parts_stored_twice_are_read_from_tensors_of_their_own),
         cmocka_unit_test(shards_add_up),
         cmocka_unit_test(built_and_never_loaded_leaves_nothing),
         cmocka_unit_test(missing_tensor_is_an_error_that_names_it),

@@ -37,6 +37,56 @@ static void default_table_serves_every_size(void **state)
     }
 }
 
+static struct choice table_of(const float us[COLL_ALGORITHMS], uint8_t by_default)
+{
+    struct choice c = {0};
+
+    memset(c.algorithm, by_default, sizeof(c.algorithm));
+    for (int a = 0; a < COLL_ALGORITHMS; a++)
+        c.us[CHOICE_REDUCE][a][3] = us[a];
+    choice_take_fastest(&c);
+    return c;
+}
+
+/* {one-shot, two-shot}; 0: has no time. */
+static void more_meetings_must_be_faster_by_a_twentieth(void **state)
+{
+    static const struct {
+        float us[COLL_ALGORITHMS];
+        uint8_t by_default, want;
+    } cases[] = {
+        {{10, 9.4f}, COLL_SHM_ONESHOT, COLL_SHM_TWOSHOT},
+        {{10, 9.6f}, COLL_SHM_ONESHOT, COLL_SHM_ONESHOT},
+        {{10, 9.6f}, COLL_SHM_TWOSHOT, COLL_SHM_ONESHOT}, /* what was the default does not count */
+        {{10, 11}, COLL_SHM_TWOSHOT, COLL_SHM_ONESHOT},
+        {{10, 0}, COLL_SHM_TWOSHOT, COLL_SHM_ONESHOT},
+        {{0, 10}, COLL_SHM_ONESHOT, COLL_SHM_TWOSHOT},
+        {{0, 0}, COLL_SHM_TWOSHOT, COLL_SHM_TWOSHOT},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        assert_int_equal(table_of(cases[i].us, cases[i].by_default).algorithm[CHOICE_REDUCE][3],
+            cases[i].want);
+}
+
+static void more_meetings_that_paid_are_kept_where_nothing_was_measured(void **state)
+{
+    static const float two[COLL_ALGORITHMS] = {10, 5}, one[COLL_ALGORITHMS] = {5, 10};
+    struct choice c = table_of(two, COLL_SHM_ONESHOT);
+
+    (void)state;
+    for (int i = 0; i < CHOICE_SIZES; i++) {
+        assert_int_equal(c.algorithm[CHOICE_REDUCE][i],
+            i < 3 ? COLL_SHM_ONESHOT : COLL_SHM_TWOSHOT);
+        assert_int_equal(c.algorithm[CHOICE_FUSED][i], COLL_SHM_ONESHOT); /* another kind */
+    }
+    c = table_of(one, COLL_SHM_TWOSHOT);
+    for (int i = 0; i < CHOICE_SIZES; i++) /* but fewer say nothing of larger sizes */
+        assert_int_equal(c.algorithm[CHOICE_REDUCE][i],
+            i == 3 ? COLL_SHM_ONESHOT : COLL_SHM_TWOSHOT);
+}
+
 static void algorithm_that_is_not_there_is_refused_with_those_that_are(void **state)
 {
     int index = -1;
@@ -309,6 +359,41 @@ static void table_hash_mismatch_is_refused(void **state)
     segment_close(&w.segment);
 }
 
+/* Rank 1 was opened for another size, one after another of those that shape buffers and calls. */
+static bool differs_in_one_size(struct team *t, int thread)
+{
+    const struct choice *c = coll_auto_choice(t->comm);
+
+    (void)thread;
+    for (int i = 0; i < 6; i++) {
+        struct coll_shm_options o = t->w->options;
+        enum status s;
+
+        if (t->rank == 1) {
+            o.threads += i == 0;
+            o.reduce_floats += i == 1;
+            o.gather_bytes += i == 2;
+            o.row_floats += i == 3;
+            o.norm_cols += i == 4;
+            o.add_norm = i == 5 ? NULL : o.add_norm;
+        }
+        s = choice_agree(t->comm, &o, c);
+        if (s != STATUS_INVALID || strstr(log_last_error(), "are QUERN_COLL, the options") == NULL)
+            return false;
+    }
+    return choice_agree(t->comm, &t->w->options, c) == STATUS_OK;
+}
+
+static void ranks_of_other_sizes_are_refused(void **state)
+{
+    struct world w;
+
+    (void)state;
+    world_open(&w, 2, 1);
+    world_run(&w, differs_in_one_size);
+    segment_close(&w.segment);
+}
+
 static void unknown_algorithm_is_refused_before_anyone_waits(void **state)
 {
     struct world w;
@@ -330,6 +415,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(index_is_the_nearest_size),
         cmocka_unit_test(default_table_serves_every_size),
+        cmocka_unit_test(more_meetings_must_be_faster_by_a_twentieth),
+        cmocka_unit_test(more_meetings_that_paid_are_kept_where_nothing_was_measured),
         cmocka_unit_test(algorithm_that_is_not_there_is_refused_with_those_that_are),
         cmocka_unit_test(measured_table_is_what_runs),
         cmocka_unit_test(threads_that_did_not_measure_count_along),
@@ -339,6 +426,7 @@ int main(void)
         cmocka_unit_test(without_a_norm_nothing_is_fused),
         cmocka_unit_test(ranks_that_would_choose_differently_are_refused),
         cmocka_unit_test(table_hash_mismatch_is_refused),
+        cmocka_unit_test(ranks_of_other_sizes_are_refused),
         cmocka_unit_test(unknown_algorithm_is_refused_before_anyone_waits),
     };
 

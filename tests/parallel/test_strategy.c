@@ -246,6 +246,12 @@ static void rows_that_cannot_be_are_refused(void **state)
     row.out = OUT_PARTIAL;
     refuses(row, "shard or gather");
     row = own("contrary", NULL);
+    row.applies = KIND_LINEAR | KIND_FUSED; /* a fused layer's inputs are not cut */
+    row.cut = CUT_COLS;
+    row.in = IN_SHARD;
+    row.out = OUT_PARTIAL;
+    refuses(row, "a fused linear layer is cut by outputs");
+    row = own("contrary", NULL);
     row.applies = KIND_NORM;
     refuses(row, "only linear layers and embeddings");
     row = own("contrary", NULL);

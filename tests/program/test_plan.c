@@ -164,6 +164,63 @@ BREAK(token_high, plan_tokens(p)[0] = 100)
 BREAK(token_slot, plan_tokens(p)[4] = token_from_slot(8))
 BREAK(token_low, plan_tokens(p)[4] = INT32_MIN)
 
+/* The rest fits: nothing but the one promise is broken. */
+BREAK(top_p_nan, plan_starts(p)[0].sampling.top_p = NAN)
+BREAK(min_p_nan, plan_starts(p)[0].sampling.min_p = NAN)
+BREAK(temperature_infinite, plan_starts(p)[0].sampling.temperature = INFINITY)
+
+static void break_row_empty_that_fits(struct plan *p)
+{
+    plan_rows(p)[0].n_tokens = 0;
+    plan_rows(p)[1].first_token = 0;
+    plan_rows(p)[1].n_tokens = 5;
+}
+
+static void break_row_outputs_that_fit(struct plan *p)
+{
+    plan_rows(p)[2].n_outputs = plan_rows(p)[2].n_tokens + 1;
+    p->n_outputs = 5;
+}
+
+static void break_row_none_that_fits(struct plan *p)
+{
+    plan_rows(p)[0].n_outputs = 1;
+    p->n_outputs = 4;
+}
+
+static void break_row_token_that_fits(struct plan *p)
+{
+    plan_rows(p)[1].n_outputs = 2;
+    p->n_outputs = 4;
+}
+
+/* As many tokens as there may be, an output of each. */
+static void break_outputs_that_fit(struct plan *p)
+{
+    uint32_t n = limits.max_outputs + 1;
+
+    p->n_starts = p->n_changes = 0;
+    p->n_rows = 1;
+    p->n_tokens = p->n_outputs = n;
+    plan_rows(p)[0] = (struct plan_row){
+        .slot = 5, .n_tokens = n, .n_outputs = n, .output = OUTPUT_LOGITS};
+    memset(plan_tokens(p), 0, n * sizeof(int32_t));
+}
+
+static void outputs_up_to_the_limit_pass_and_no_more(void **state)
+{
+    struct plan *p = new_plan();
+
+    (void)state;
+    break_outputs_that_fit(p);
+    p->n_tokens = p->n_outputs = limits.max_outputs;
+    plan_rows(p)[0].n_tokens = plan_rows(p)[0].n_outputs = limits.max_outputs;
+    assert_int_equal(check(p), STATUS_OK);
+    break_outputs_that_fit(p);
+    assert_int_equal(check(p), STATUS_INVALID);
+    free(p);
+}
+
 static void every_broken_field_is_refused(void **state)
 {
     static void (*const breaks[])(struct plan *p) = {break_bytes, break_short, break_generation,
@@ -173,7 +230,9 @@ static void every_broken_field_is_refused(void **state)
         break_temperature, break_top_p, break_min_p, break_change_slot, break_change_index,
         break_change_block, break_row_slot, break_row_twice, break_row_kind, break_row_output,
         break_row_empty, break_row_gap, break_row_long, break_row_outputs, break_row_none,
-        break_row_adapter, break_token_high, break_token_slot, break_token_low};
+        break_row_adapter, break_token_high, break_token_slot, break_token_low, break_top_p_nan,
+        break_min_p_nan, break_temperature_infinite, break_row_empty_that_fits,
+        break_row_outputs_that_fit, break_row_none_that_fits, break_row_token_that_fits};
 
     (void)state;
     for (size_t i = 0; i < sizeof(breaks) / sizeof(breaks[0]); i++)
@@ -250,6 +309,7 @@ int main(void)
         cmocka_unit_test(limits_beyond_a_message_are_zero_bytes),
         cmocka_unit_test(a_stop_carries_nothing),
         cmocka_unit_test(every_broken_field_is_refused),
+        cmocka_unit_test(outputs_up_to_the_limit_pass_and_no_more),
         cmocka_unit_test(damaged_messages_do_no_harm),
     };
 

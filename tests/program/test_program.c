@@ -325,6 +325,16 @@ static void a_scale_needs_the_maximum_of_all_ranks(void **state)
     s.coded.quant.act_group = 2;
     s.coded.quant.act_groups = 4;
     expect_refusal(&s, "needs each token's maximum over all ranks");
+    small_coded(&s, 2, false, false); /* inputs 1 to 3: the first group begins on another rank */
+    s.coded.quant.act_group = 2;
+    s.coded.quant.act_groups = 2;
+    s.coded.quant.act_first = 1;
+    expect_refusal(&s, "needs each token's maximum over all ranks");
+    small_coded(&s, 2, false, false); /* inputs 4 to 6 of 7: the last group is short, and whole */
+    s.coded.quant.act_group = 2;
+    s.coded.quant.act_groups = 4;
+    s.coded.quant.act_first = 4;
+    expect_pass(&s);
     small_coded(&s, 2, true, true);
     s.coded.quant.activation_scale = 0.5f;
     expect_refusal(&s, "need no maximum");
