@@ -125,6 +125,7 @@ static const char *nearest_option(const struct option_row *rows, const char *wor
     for (; rows->name != NULL; rows++)
         if (rows->help != NULL)
             nearest_offer(&n, rows->name);
+    nearest_offer(&n, "help");
     return n.name;
 }
 

@@ -1,20 +1,24 @@
 /* listen.c - the socket's path: one server at a time, its owner's alone.
  *
- * A lock file beside the socket (PATH.lock, which stays) says who serves it.
- * Whoever holds the lock may remove what a killed server left; two that start
+ * A lock file beside the socket (PATH.lock) says who serves it. Whoever holds
+ * the lock may remove what a killed server left; two that start
  * at once cannot both find the other's socket stale. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
+
+enum { LOCK_PATH = sizeof(((struct sockaddr_un *)0)->sun_path) + 8 };
 
 static void on_accept(struct loop_op *op, int64_t result)
 {
@@ -38,30 +42,66 @@ static void on_accept(struct loop_op *op, int64_t result)
     }
 }
 
-static enum status take_lock(struct supervisor *sv, const char *path)
+static void lock_path(const char *path, char lock[LOCK_PATH])
 {
-    char lock[sizeof(((struct sockaddr_un *)0)->sun_path) + 8];
-
-    snprintf(lock, sizeof(lock), "%s.lock", path);
-    sv->lock_fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, S_IRUSR | S_IWUSR);
-    if (sv->lock_fd < 0)
-        return log_fail(STATUS_IO, "%s: %s", lock, strerror(errno));
-    if (flock(sv->lock_fd, LOCK_EX | LOCK_NB) != 0)
-        return log_fail(STATUS_INVALID, "%s: another server listens there: choose another path", path);
-    return STATUS_OK;
+    snprintf(lock, LOCK_PATH, "%s.lock", path);
 }
 
-/* A refusal says that nobody does; whatever takes a connection, is slow to, or is another user's,
- * is there, and it is no server of this kind: that would have the lock. */
+/* Is it the file of that name? */
+static bool is_at(int fd, const char *path)
+{
+    struct stat mine, there;
+
+    return fstat(fd, &mine) == 0 && lstat(path, &there) == 0 && mine.st_dev == there.st_dev &&
+           mine.st_ino == there.st_ino;
+}
+
+/* Its holder removes the file before it lets go: whoever gets the lock of a file that is gone by
+ * then tries again. */
+static enum status take_lock(struct supervisor *sv, const char *path)
+{
+    char lock[LOCK_PATH];
+
+    lock_path(path, lock);
+    for (;;) {
+        sv->lock_fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK,
+            S_IRUSR | S_IWUSR);
+        if (sv->lock_fd < 0)
+            return log_fail(STATUS_IO, "%s: %s", lock, strerror(errno));
+        if (flock(sv->lock_fd, LOCK_EX | LOCK_NB) != 0)
+            return log_fail(STATUS_INVALID, "%s: another server listens there: choose another path",
+                path);
+        if (is_at(sv->lock_fd, lock))
+            return STATUS_OK;
+        close(sv->lock_fd);
+    }
+}
+
+/* A refusal says that nobody does; a server with a full queue (EAGAIN) or of another user (EACCES)
+ * is there, and so is one that takes the connection and says something. One that hangs up without
+ * a word has been killed, and the kernel is about to close its socket. */
 static bool somebody_listens(const struct sockaddr_un *address)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool refused = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0 &&
-                   errno == ECONNREFUSED;
+    const struct timespec nap = {.tv_nsec = 20000000};
+    char byte;
 
-    if (fd >= 0)
+    for (int tries = 0; tries < 50; tries++) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        bool there;
+
+        if (fd < 0 || connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0) {
+            there = fd < 0 || errno != ECONNREFUSED;
+            close(fd);
+            return there;
+        }
+        there = poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 1000) <= 0 ||
+                recv(fd, &byte, 1, 0) > 0;
         close(fd);
-    return !refused;
+        if (there)
+            return true;
+        nanosleep(&nap, NULL);
+    }
+    return true;
 }
 
 /* A socket file that nobody listens on is left from a killed server: it goes. */
@@ -121,16 +161,20 @@ enum status socket_listen(struct supervisor *sv, const char *path)
     return STATUS_OK;
 }
 
-/* After loop_close(): nothing is under way any more. */
+/* After loop_close(): nothing is under way any more. What is there by now may be another's. */
 void socket_close(struct supervisor *sv)
 {
+    char lock[LOCK_PATH];
     struct stat st;
 
     if (sv->socket_path != NULL && lstat(sv->socket_path, &st) == 0 &&
         st.st_dev == sv->socket_dev && st.st_ino == sv->socket_ino)
         unlink(sv->socket_path);
-    if (sv->listen_fd >= 0)
-        close(sv->listen_fd);
-    if (sv->lock_fd >= 0)
-        close(sv->lock_fd);
+    fd_close(&sv->listen_fd);
+    if (sv->socket_path != NULL) {
+        lock_path(sv->socket_path, lock);
+        if (is_at(sv->lock_fd, lock))
+            unlink(lock);
+    }
+    fd_close(&sv->lock_fd);
 }

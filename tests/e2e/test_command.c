@@ -190,10 +190,13 @@ static void a_stale_socket_is_replaced_and_a_file_is_not(void **state)
 static void a_server_leaves_its_successor_s_socket(void **state)
 {
     struct raw_server first, second;
+    char lock[280];
 
     (void)state;
     raw_server_start(&first, NULL);
     assert_int_equal(unlink(first.path), 0);
+    snprintf(lock, sizeof(lock), "%s.lock", first.path);
+    assert_int_equal(unlink(lock), 0);
     second = first;
     raw_server_start_at(&second, NULL);
     kill(first.command.pid, SIGTERM);
@@ -201,6 +204,50 @@ static void a_server_leaves_its_successor_s_socket(void **state)
     child_free(&first.command);
     raw_assert_well(&second);
     raw_server_stop(&second, "");
+}
+
+static void leave_stale_socket(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    snprintf(address.sun_path, sizeof(address.sun_path), "%.100s", path);
+    assert_int_equal(bind(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
+    close(fd);
+}
+
+/* A stale socket is there, and each could take it for its own to replace. */
+static void of_servers_that_start_at_once_one_serves(void **state)
+{
+    char path[128], lock[160];
+    const char *serve[] = {"serve", "--socket", path, "--threads", "1", NULL};
+    const char *run[] = {"run", "--socket", path, "--greedy", "-n", "4", "Once", NULL};
+    struct command servers[6], client;
+    struct stat st;
+    int refused = 0;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/quern-race-%d", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp",
+        (int)getpid());
+    leave_stale_socket(path);
+    for (int i = 0; i < 6; i++)
+        child_start(&servers[i], NULL, serve, NULL);
+    for (int i = 0; i < 6; i++)
+        if (child_read_err(&servers[i], "another server listens there", 1000))
+            refused += child_finish(&servers[i], 10000) == 1;
+    assert_int_equal(refused, 5);
+    assert_int_equal(child_run(&client, NULL, run), 0);
+    child_free(&client);
+    for (int i = 0; i < 6; i++) {
+        if (servers[i].err_fd >= 0) {
+            kill(servers[i].pid, SIGTERM);
+            assert_int_equal(child_finish(&servers[i], 10000), 0);
+        }
+        child_free(&servers[i]);
+    }
+    snprintf(lock, sizeof(lock), "%s.lock", path);
+    assert_int_not_equal(stat(path, &st), 0);
+    assert_int_not_equal(stat(lock, &st), 0);
 }
 
 static void logits_go_into_a_pipe_and_leave_it_one(void **state)
@@ -253,6 +300,7 @@ int main(void)
         cmocka_unit_test(signals_to_every_process_end_a_server_in_good_order),
         cmocka_unit_test(a_stale_socket_is_replaced_and_a_file_is_not),
         cmocka_unit_test(a_server_leaves_its_successor_s_socket),
+        cmocka_unit_test(of_servers_that_start_at_once_one_serves),
         cmocka_unit_test(logits_go_into_a_pipe_and_leave_it_one),
         cmocka_unit_test(logits_name_a_killed_rank),
     };
