@@ -41,6 +41,14 @@ struct quern_event {
     size_t logprobs_bytes;
 };
 
+/* A deadline. */
+struct patience {
+    bool forever;
+    int64_t end_ms;
+};
+struct patience client_patience(int timeout_ms);
+int client_left_ms(struct patience p); /* for poll(2) */
+
 /* What a pointer of an event points to; aligned, and grows. */
 struct lent {
     void *mem;
@@ -77,7 +85,8 @@ struct quern {
     int code;                 /* enum quern_code of `error` */
     char error[LOG_LINE_BYTES];
     enum status end_status;
-    int end_code;
+    int end_code;             /* an ERROR about the connection has come */
+    struct patience last_words; /* ... and what is said after it comes by then */
     char end[LOG_LINE_BYTES]; /* why there is no connection any more */
 };
 
@@ -91,14 +100,6 @@ struct quern_request {
     size_t params_bytes;
     uint64_t key; /* of the last submission */
 };
-
-/* A deadline. */
-struct patience {
-    bool forever;
-    int64_t end_ms;
-};
-struct patience client_patience(int timeout_ms);
-int client_left_ms(struct patience p); /* for poll(2) */
 
 /* Keeps the thread's last error line for quern_error(), and turns the status. q may be NULL. */
 int client_failed(struct quern *q, enum status s);

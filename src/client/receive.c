@@ -114,6 +114,20 @@ static enum status take(struct quern *q)
     return frame_reader_feed(&q->reader, bytes, (size_t)n);
 }
 
+/* A server that has said why the connection ends may wait for us to hang up; what it says of
+ * requests behind that comes at once. */
+static bool says_no_more(const struct quern *q)
+{
+    return q->end_code != QUERN_CODE_NONE && client_left_ms(q->last_words) == 0;
+}
+
+static int wait_ms(const struct quern *q, struct patience p)
+{
+    int left = client_left_ms(p), last = client_left_ms(q->last_words);
+
+    return q->end_code != QUERN_CODE_NONE && (p.forever || last < left) ? last : left;
+}
+
 /* OK: bytes came. AGAIN: the time is up, or we are woken. */
 static enum status receive(struct quern *q, struct patience p)
 {
@@ -128,11 +142,11 @@ static enum status receive(struct quern *q, struct patience p)
             return log_fail(q->end_status, "%s", q->end);
         if (client_waits(q))
             fds[0].events |= POLLOUT;
-        n = poll(fds, 2, client_left_ms(p));
+        n = poll(fds, 2, wait_ms(q, p));
         if (n < 0 && errno != EINTR)
             return log_fail(STATUS_IO, "poll: %s", strerror(errno));
         if (n == 0)
-            return STATUS_AGAIN;
+            return says_no_more(q) ? lost(q) : STATUS_AGAIN;
         if (n < 0)
             continue;
         if (fds[1].revents != 0)
@@ -154,6 +168,7 @@ static void heed_end(struct quern *q, const struct frame_header *h, const void *
     if (frame_fixed(h, payload, &e, sizeof(e), ERROR_LEAST, &line, &n) != STATUS_OK)
         return; /* an event will be made of it, and refused */
     q->end_code = (int)e.code;
+    q->last_words = client_patience(END_MS);
     snprintf(q->end, sizeof(q->end), "%.*s", (int)n, (const char *)line);
 }
 

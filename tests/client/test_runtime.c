@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,14 +25,15 @@ static void nothing_to_connect_to_is_told(void **state)
 {
     char path[300];
     struct quern *q;
-    struct quern_request r = story(1);
-    struct quern_event e;
+    struct quern_request *r = story(1);
+    const struct quern_event *e;
     uint64_t id;
 
     (void)state;
     assert_int_equal(quern_connect("/nowhere/quern.socket", &q), QUERN_IO);
     assert_non_null(strstr(quern_error(q), "is `quern serve --socket` running there?"));
-    assert_int_equal(quern_submit(q, &r, &id), QUERN_DEAD);
+    assert_int_equal(quern_submit(q, r, &id), QUERN_DEAD);
+    quern_request_free(r);
     assert_non_null(strstr(quern_error(q), "there is no connection"));
     assert_int_equal(quern_next(q, 0, &e), QUERN_DEAD);
     quern_close(q);
@@ -44,30 +46,15 @@ static void nothing_to_connect_to_is_told(void **state)
     quern_close(NULL);
 }
 
-static void options_of_another_size_are_refused(void **state)
-{
-    struct quern_options o = {.size = sizeof(o) - 8};
-    struct quern *q;
-
-    (void)state;
-    assert_int_equal(quern_spawn(&o, &q), QUERN_INVALID);
-    assert_non_null(strstr(quern_error(q), "quern_options.size is"));
-    quern_close(q);
-    o = (struct quern_options){.size = sizeof(o), .executable = "/nowhere/quern"};
-    assert_int_equal(quern_spawn(&o, &q), QUERN_INVALID);
-    assert_non_null(strstr(quern_error(q), "/nowhere/quern: not a program"));
-    quern_close(q);
-}
-
 static void a_folder_of_its_name_is_not_the_program(void **state)
 {
-    struct quern_options o = {.size = sizeof(o), .executable = "/tmp"};
+    static const char *const folder[] = {"executable", "/tmp", NULL};
     char *program = strdup(getenv("QUERN") != NULL ? getenv("QUERN") : "build/quern");
     struct quern *q;
 
     (void)state;
     assert_non_null(program);
-    assert_int_equal(quern_spawn(&o, &q), QUERN_INVALID);
+    assert_int_equal(spawn(&q, folder), QUERN_INVALID);
     assert_non_null(strstr(quern_error(q), "/tmp: not a program"));
     quern_close(q);
     setenv("QUERN", "/tmp", 1);
@@ -79,24 +66,29 @@ static void a_folder_of_its_name_is_not_the_program(void **state)
 
 /* A runtime with these options tells why it cannot be, as the first and only event but LOADING,
  * to a program that only waits. It prints nothing. */
-static void refused(const struct quern_options *o, const char *line)
+static void refused(const char *const options[], const char *line)
 {
-    struct quern_event e = {.kind = QUERN_EVENT_LOADING};
     int fds[2], saved = dup(STDERR_FILENO);
-    char said[512] = "";
+    const struct quern_event *e;
+    char said[512] = "", text[512];
     struct quern *q;
 
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
     dup2(fds[1], STDERR_FILENO);
-    assert_int_equal(quern_spawn(o, &q), QUERN_OK);
+    assert_int_equal(spawn(&q, options), QUERN_OK);
     dup2(saved, STDERR_FILENO);
     close(saved);
     close(fds[1]);
-    while (e.kind == QUERN_EVENT_LOADING)
-        next(q, &e);
-    assert_int_equal(e.kind, QUERN_EVENT_ERROR);
-    if (strstr(e.text, line) == NULL || strchr(e.text, '\n') != NULL)
-        fail_msg("the runtime said \"%s\", not \"%s\"", e.text, line);
+    do
+        e = next(q);
+    while (quern_event_kind(e) == QUERN_EVENT_LOADING);
+    assert_int_equal(quern_event_kind(e), QUERN_EVENT_ERROR);
+    assert_true(quern_event_is_last(e));
+    snprintf(text, sizeof(text), "%s", quern_event_message(e));
+    if (strstr(text, line) == NULL || strchr(text, '\n') != NULL)
+        fail_msg("the runtime said \"%s\", not \"%s\"", text, line);
+    assert_int_equal(quern_next(q, PATIENCE_MS, &e), QUERN_DEAD);
+    assert_string_equal(quern_error(q), text); /* and no less when it has ended */
     quern_close(q);
     assert_int_equal(read(fds[0], said, sizeof(said) - 1), 0);
     close(fds[0]);
@@ -107,14 +99,11 @@ static void wrong_options_reach_who_waits_for_the_model(void **state)
     char tokenizer_only[4096];
 
     (void)state;
-#define OPTIONS(...) (&(struct quern_options){.size = sizeof(struct quern_options), __VA_ARGS__})
-    refused(OPTIONS(.tp = 99), "--tp 99: it wants a whole number from 1 to 16");
-    refused(OPTIONS(.tp = -1), "--tp -1: it wants a whole number from 1 to 16");
-    refused(OPTIONS(.compute = "f64"), "--compute f64: it wants one of");
-    refused(OPTIONS(.model = "/nowhere"), "no model /nowhere");
-    refused(OPTIONS(.tp = 5), "tp 5 needs 5 query heads, this model has 4");
-    refused(OPTIONS(.max_model_len = 4096), "--max-model-len 4096 is more than");
-    refused(OPTIONS(.model = test_file(tokenizer_only, "golden/qwen3-tokenizer")),
+#define OPTIONS(...) ((const char *const[]){__VA_ARGS__, NULL})
+    refused(OPTIONS("model", "/nowhere"), "no model /nowhere");
+    refused(OPTIONS("tp", "5"), "tp 5 needs 5 query heads, this model has 4");
+    refused(OPTIONS("max-model-len", "4096"), "--max-model-len 4096 is more than");
+    refused(OPTIONS("model", test_file(tokenizer_only, "golden/qwen3-tokenizer")),
         "has no config.json");
 #undef OPTIONS
 }
@@ -133,20 +122,15 @@ static int alive_of(pid_t *pids, int n)
 
 static void closing_in_mid_answer_leaves_no_process(void **state)
 {
-    struct quern_request r = story(2000);
     pid_t before[FAMILY], family[FAMILY];
-    struct quern_event e;
     struct quern *q;
     int n_before = child_family(getpid(), before, FAMILY), n;
 
     (void)state;
-    r.ignore_eos = 1;
     assert_int_equal(quern_spawn(NULL, &q), QUERN_OK);
     for (int i = 0; i < 5; i++)
-        submit(q, &r);
-    do
-        next(q, &e);
-    while (e.kind != QUERN_EVENT_TEXT);
+        ask(q, endless(2000));
+    await(q, QUERN_EVENT_TEXT);
     n = child_family(getpid(), family, FAMILY);
     assert_int_equal(n, n_before + 3); /* supervisor, text worker, rank 0 */
     quern_close(q);
@@ -155,7 +139,7 @@ static void closing_in_mid_answer_leaves_no_process(void **state)
 
 static void closing_at_once_leaves_no_process(void **state)
 {
-    struct quern_options o = {.size = sizeof(o), .model = "synth:0.6b"};
+    static const char *const large[] = {"model", "synth:0.6b", NULL};
     pid_t family[FAMILY];
     int n = child_family(getpid(), family, FAMILY);
     struct quern *q;
@@ -164,7 +148,7 @@ static void closing_at_once_leaves_no_process(void **state)
     assert_int_equal(quern_spawn(NULL, &q), QUERN_OK);
     quern_close(q);
     assert_int_equal(child_family(getpid(), family, FAMILY), n);
-    assert_int_equal(quern_spawn(&o, &q), QUERN_OK); /* a large one, while it loads */
+    assert_int_equal(spawn(&q, large), QUERN_OK); /* a large one, while it loads */
     poll(NULL, 0, 300);
     quern_close(q);
     assert_int_equal(child_family(getpid(), family, FAMILY), n);
@@ -185,7 +169,7 @@ static int temporary_folders(void)
 
 static void random_weights_leave_no_files(void **state)
 {
-    struct quern_options o = {.size = sizeof(o), .model = "synth:0.6b"};
+    static const char *const large[] = {"model", "synth:0.6b", NULL};
     char base[] = "/tmp/quern-client-XXXXXX";
     const char *before = getenv("TMPDIR");
     struct quern *q;
@@ -193,7 +177,7 @@ static void random_weights_leave_no_files(void **state)
     (void)state;
     assert_non_null(mkdtemp(base));
     setenv("TMPDIR", base, 1);
-    assert_int_equal(quern_spawn(&o, &q), QUERN_OK);
+    assert_int_equal(spawn(&q, large), QUERN_OK);
     for (int i = 0; i < 400 && temporary_folders() == 0; i++)
         poll(NULL, 0, 5);
     for (int i = 0; i < 1000 && temporary_folders() > 0; i++) /* gone while it loads */
@@ -209,10 +193,10 @@ static void random_weights_leave_no_files(void **state)
 
 static void a_dead_runtime_is_told_the_same_way_each_time(void **state)
 {
-    struct quern_request r = story(2000);
+    struct quern_request *r = story(2000);
     pid_t before[FAMILY], family[FAMILY];
     char line[1024];
-    struct quern_event e;
+    const struct quern_event *e;
     struct quern *q;
     uint64_t id;
     int n_before = child_family(getpid(), before, FAMILY), s, n;
@@ -220,8 +204,8 @@ static void a_dead_runtime_is_told_the_same_way_each_time(void **state)
 
     (void)state;
     assert_int_equal(quern_spawn(NULL, &q), QUERN_OK);
-    submit(q, &r);
-    next(q, &e);
+    submit(q, r);
+    next(q);
     n = child_family(getpid(), family, FAMILY);
     assert_true(n > n_before);
     for (int i = 0; i < n && supervisor == 0; i++) { /* our own new child */
@@ -240,10 +224,53 @@ static void a_dead_runtime_is_told_the_same_way_each_time(void **state)
     assert_non_null(strstr(line, "was killed by signal 9 (SIGKILL)"));
     assert_int_equal(quern_next(q, 0, &e), QUERN_DEAD);
     assert_string_equal(quern_error(q), line);
-    assert_int_equal(quern_submit(q, &r, &id), QUERN_DEAD);
+    assert_int_equal(quern_submit(q, r, &id), QUERN_DEAD);
     assert_string_equal(quern_error(q), line);
     assert_int_equal(quern_cancel(q, 1), QUERN_DEAD);
+    quern_request_free(r);
     quern_close(q);
+}
+
+/* A program that has forked a child of its own, which lives on and holds the connection's socket,
+ * ends; so does its runtime. Both say their pid through the pipe. */
+static void fork_and_end(int out)
+{
+    struct quern *q;
+    pid_t pids[FAMILY], said[2];
+
+    if (quern_spawn(NULL, &q) != QUERN_OK || child_family(getpid(), pids, FAMILY) < 1)
+        _exit(1);
+    await(q, QUERN_EVENT_READY);
+    said[0] = pids[0];
+    said[1] = fork();
+    if (said[1] == 0) {
+        close(out);
+        sleep(60);
+        _exit(0);
+    }
+    _exit(write(out, said, sizeof(said)) == (ssize_t)sizeof(said) ? 0 : 2);
+}
+
+static void a_runtime_ends_with_a_program_that_had_forked(void **state)
+{
+    pid_t child, said[2];
+    int fds[2], status;
+
+    (void)state;
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    child = fork();
+    if (child == 0)
+        fork_and_end(fds[1]);
+    close(fds[1]);
+    assert_int_equal(read(fds[0], said, sizeof(said)), sizeof(said));
+    close(fds[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    for (int i = 0; i < 600 && kill(said[0], 0) == 0; i++)
+        poll(NULL, 0, 10);
+    status = kill(said[0], 0);
+    kill(said[1], SIGKILL);
+    assert_int_equal(status, -1);
 }
 
 /* As in a daemon that has closed its standard descriptors. */
@@ -254,21 +281,22 @@ static void closed_standard_descriptors_do_no_harm(void **state)
 
     (void)state;
     if (child == 0) {
-        struct quern_request r = story(12);
-        struct quern_event e = {.kind = QUERN_EVENT_LOADING};
+        struct quern_request *r = story(12);
+        const struct quern_event *e = NULL;
         struct quern *q;
-        uint64_t id;
+        bool done;
 
         close(0);
         close(1);
         close(2);
-        if (quern_spawn(NULL, &q) != QUERN_OK || quern_submit(q, &r, &id) != QUERN_OK)
+        if (quern_spawn(NULL, &q) != QUERN_OK || quern_submit(q, r, NULL) != QUERN_OK)
             _exit(1);
-        while (e.kind != QUERN_EVENT_DONE && e.kind != QUERN_EVENT_ERROR)
+        while (!quern_event_is_last(e))
             if (quern_next(q, PATIENCE_MS, &e) < 0)
                 _exit(2);
+        done = quern_event_kind(e) == QUERN_EVENT_DONE;
         quern_close(q);
-        _exit(e.kind == QUERN_EVENT_DONE ? 0 : 3);
+        _exit(done ? 0 : 3);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_int_equal(status, 0);
@@ -278,13 +306,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_to_connect_to_is_told),
-        cmocka_unit_test(options_of_another_size_are_refused),
         cmocka_unit_test(a_folder_of_its_name_is_not_the_program),
         cmocka_unit_test(wrong_options_reach_who_waits_for_the_model),
         cmocka_unit_test(closing_in_mid_answer_leaves_no_process),
         cmocka_unit_test(closing_at_once_leaves_no_process),
         cmocka_unit_test(random_weights_leave_no_files),
         cmocka_unit_test(a_dead_runtime_is_told_the_same_way_each_time),
+        cmocka_unit_test(a_runtime_ends_with_a_program_that_had_forked),
         cmocka_unit_test(closed_standard_descriptors_do_no_harm),
     };
 
