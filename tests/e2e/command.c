@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ROOM_STEP = 1 << 16, RUN_MS = 120000 };
+enum { ROOM_STEP = 1 << 16, RUN_MS = 120000, FAMILY = 64 };
 
 static long now_ms(void)
 {
@@ -209,6 +209,32 @@ int child_family(pid_t root, pid_t *pids, int room)
     for (int i = 0; i < n; i++)
         n += children_of(pids[i], pids + n, room - n);
     return n;
+}
+
+static int has_name(pid_t pid, const char *name)
+{
+    char path[64], line[32] = "";
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+    f = fopen(path, "re");
+    if (f == NULL)
+        return 0;
+    if (fgets(line, sizeof(line), f) != NULL)
+        line[strcspn(line, "\n")] = '\0';
+    fclose(f);
+    return strcmp(line, name) == 0;
+}
+
+pid_t child_named(pid_t root, const char *name)
+{
+    pid_t pids[FAMILY];
+    int n = child_family(root, pids, FAMILY);
+
+    for (int i = 0; i < n; i++)
+        if (has_name(pids[i], name))
+            return pids[i];
+    return 0;
 }
 
 const char *test_file(char path[4096], const char *name)

@@ -42,6 +42,9 @@ int shell(const char *line, char *said, size_t room);
 /* Processes whose parent is, or was, of the family of `root`: fills pids, returns how many. */
 int child_family(pid_t root, pid_t *pids, int room);
 
+/* The one of that name among them; 0 when there is none. */
+pid_t child_named(pid_t root, const char *name);
+
 /* The path of tests/NAME, and of share/models/storyteller/NAME. */
 const char *test_file(char path[4096], const char *name);
 const char *story_file(char path[4096], const char *name);

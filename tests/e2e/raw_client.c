@@ -17,7 +17,7 @@
 
 #include "quern/log.h"
 
-enum { PATIENCE_S = 30, ROOM_STEP = 1 << 16, FAMILY = 32 };
+enum { PATIENCE_S = 30, ROOM_STEP = 1 << 16 };
 
 static int try_connect(const char *path)
 {
@@ -79,31 +79,13 @@ void raw_server_stop(struct raw_server *s, const char *said)
     child_free(&s->command);
 }
 
-static bool has_name(pid_t pid, const char *name)
-{
-    char path[64], line[32] = "";
-    FILE *f;
-
-    snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
-    f = fopen(path, "re");
-    if (f == NULL)
-        return false;
-    if (fgets(line, sizeof(line), f) != NULL)
-        line[strcspn(line, "\n")] = '\0';
-    fclose(f);
-    return strcmp(line, name) == 0;
-}
-
 pid_t raw_server_member(const struct raw_server *s, const char *name)
 {
-    pid_t pids[FAMILY];
-    int n = child_family(s->command.pid, pids, FAMILY);
+    pid_t pid = child_named(s->command.pid, name);
 
-    for (int i = 0; i < n; i++)
-        if (has_name(pids[i], name))
-            return pids[i];
-    fail_msg("the server has no process %s", name);
-    return 0;
+    if (pid == 0)
+        fail_msg("the server has no process %s", name);
+    return pid;
 }
 
 void raw_connect(struct raw_client *c, const struct raw_server *s)

@@ -46,36 +46,6 @@ static int alive(pid_t pid)
     return state != 'Z' && state != 'X';
 }
 
-static void name_of(pid_t pid, char name[32])
-{
-    char path[64];
-    FILE *f;
-
-    snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
-    f = fopen(path, "re");
-    name[0] = '\0';
-    if (f == NULL)
-        return;
-    if (fgets(name, 32, f) != NULL)
-        name[strcspn(name, "\n")] = '\0';
-    fclose(f);
-}
-
-/* The family's process of that name; 0 when there is none. */
-static pid_t member_named(pid_t root, const char *wanted)
-{
-    pid_t pids[FAMILY];
-    int n = child_family(root, pids, FAMILY);
-    char name[32];
-
-    for (int i = 0; i < n; i++) {
-        name_of(pids[i], name);
-        if (strcmp(name, wanted) == 0)
-            return pids[i];
-    }
-    return 0;
-}
-
 static void assert_all_gone(const pid_t *pids, int n, long deadline)
 {
     for (int i = 0; i < n; i++) {
@@ -116,7 +86,7 @@ static void kill_member_mid_story(const char *name, const char *said)
     start_story(&c, shorter_story);
     n = child_family(c.pid, family, FAMILY);
     assert_int_equal(n, 6); /* supervisor, text worker, four ranks */
-    victim = member_named(c.pid, name);
+    victim = child_named(c.pid, name);
     assert_true(victim > 0);
     kill(victim, SIGKILL);
     assert_int_equal(child_finish(&c, 60000), 0);
@@ -179,7 +149,7 @@ static void one_death_too_many_ends_all_naming_rank_and_signal(void **state)
     start_served_story(serve, socket, &server, &client);
     n = child_family(server.pid, family, FAMILY);
     killed = now_ms();
-    kill(member_named(server.pid, "quern-r01"), SIGKILL);
+    kill(child_named(server.pid, "quern-r01"), SIGKILL);
     assert_int_equal(child_finish(&client, 10000), 1);
     assert_in_range(now_ms() - killed, 0, WITHIN_MS);
     assert_non_null(strstr(client.err, "rank 1 "));
@@ -206,7 +176,7 @@ static void stopped_rank_is_noticed_and_replaced_within_the_step_timeout(void **
     server_socket(socket, "stopped");
     start_served_story(serve, socket, &server, &client);
     stopped = now_ms();
-    kill(member_named(server.pid, "quern-r01"), SIGSTOP);
+    kill(child_named(server.pid, "quern-r01"), SIGSTOP);
     assert_true(child_read_err(&server, "is stopped", 10000));
     assert_in_range(now_ms() - stopped, 1000, 3000);
     assert_non_null(strstr(server.err, "rank 1 "));
@@ -233,7 +203,7 @@ static void second_sigterm_ends_a_server_that_waits(void **state)
     server_socket(socket, "twice");
     start_served_story(serve, socket, &server, &client);
     n = child_family(server.pid, family, FAMILY);
-    kill(member_named(server.pid, "quern-r01"), SIGSTOP);
+    kill(child_named(server.pid, "quern-r01"), SIGSTOP);
     kill(server.pid, SIGTERM);
     assert_int_equal(child_finish(&client, 10000), 1); /* it hears that the server stops */
     told = now_ms();
