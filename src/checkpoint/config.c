@@ -8,12 +8,13 @@
 #include <limits.h>
 #include <math.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "checkpoint/config_json.h"
 #include "quern/log.h"
 
-enum { CONFIG_FILE_MAX = 16 << 20 };
+enum { CONFIG_FILE_MAX = 16 << 20, POSITIONS_MAX = 1 << 30 };
 
 #define FIELD(member) offsetof(struct model_config, member)
 
@@ -32,8 +33,8 @@ static const struct int_field int_fields[] = {
     { "num_key_value_heads", NULL, FIELD(kv_heads), 1, 4096, false },
     { "head_dim", NULL, FIELD(head_dim), 2, CONFIG_HEAD_DIM_MAX, false },
     { "vocab_size", NULL, FIELD(vocab), 1, 1 << 24, true },
-    { "max_position_embeddings", NULL, FIELD(max_position), 1, 1 << 30, false },
-    { "bos_token_id", NULL, FIELD(bos), 0, INT_MAX, false },
+    { "max_position_embeddings", NULL, FIELD(max_position), 1, POSITIONS_MAX, false },
+    { "bos_token_id", NULL, FIELD(bos), INT_MIN, INT_MAX, false },
     { "num_experts", "num_local_experts", FIELD(moe.experts), 0, 1 << 16, false },
     { "num_experts_per_tok", NULL, FIELD(moe.experts_per_token), 1, 1 << 16, false },
     { "moe_intermediate_size", NULL, FIELD(moe.intermediate), 1, 1 << 22, false },
@@ -64,20 +65,73 @@ static enum status read_int_fields(const char *file, const json_t *root, struct 
     return STATUS_OK;
 }
 
-/* model_type decides; a file without one is known by its first architecture. */
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* The class that wrote the file, or one of several: a language model's where there is one. Fully
+ * sharded training puts something in front of its name. NULL: the file does not say. */
+static const char *class_of(const json_t *root)
+{
+    const json_t *classes = json_object_get(root, "architectures"), *entry;
+    size_t i;
+
+    json_array_foreach(classes, i, entry) {
+        const char *class = json_string_value(entry);
+
+        if (class != NULL && (ends_with(class, "Qwen3ForCausalLM") ||
+                              ends_with(class, "Qwen3MoeForCausalLM")))
+            return class;
+    }
+    return json_string_value(json_array_get(classes, 0));
+}
+
+/* Of a model_type that quern runs. Transformers' AutoModelForCausalLM runs any class of it as a
+ * language model; where the file says that it is another kind of model, that would be an answer to
+ * another question. */
+static enum status check_class(const char *file, const char *class)
+{
+    static const struct {
+        const char *end, *what;
+    } kinds[] = {
+        { "ForSequenceClassification", "a classifier or reward model" },
+        { "ForTokenClassification", "a tagger" },
+        { "ForQuestionAnswering", "a span finder" },
+    };
+
+    if (class == NULL || ends_with(class, "Qwen3ForCausalLM") ||
+        ends_with(class, "Qwen3MoeForCausalLM") || strcmp(class, "Qwen3Model") == 0)
+        return STATUS_OK;
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if (ends_with(class, kinds[i].end))
+            return log_fail(STATUS_INVALID, "%s: architecture %s is %s: quern runs language models "
+                            "alone, Qwen3ForCausalLM", file, class, kinds[i].what);
+    return log_fail(STATUS_INVALID, "%s: architecture %s is not one quern runs: where the weights "
+                    "are those of a plain Qwen3ForCausalLM, write that in its place", file, class);
+}
+
+/* A file without model_type is known by its class. */
+static const char *type_of_class(const char *class)
+{
+    if (class == NULL)
+        return NULL;
+    if (ends_with(class, "Qwen3ForCausalLM") || strcmp(class, "Qwen3Model") == 0)
+        return "qwen3";
+    return ends_with(class, "Qwen3MoeForCausalLM") ? "qwen3_moe" : NULL;
+}
+
+/* model_type decides. */
 static enum status read_architecture(const char *file, const json_t *root,
                                      enum architecture *architecture)
 {
-    const char *type = NULL, *class = NULL;
+    const char *class = class_of(root), *type = type_of_class(class);
     enum status s = json_field_string(file, root, "model_type", &type);
 
     if (s != STATUS_OK)
         return s;
-    class = json_string_value(json_array_get(json_object_get(root, "architectures"), 0));
-    if (type == NULL && class != NULL && strcmp(class, "Qwen3ForCausalLM") == 0)
-        type = "qwen3";
-    if (type == NULL && class != NULL && strcmp(class, "Qwen3MoeForCausalLM") == 0)
-        type = "qwen3_moe";
     if (type == NULL && class != NULL)
         return log_fail(STATUS_INVALID, "%s: architecture %s is not one quern runs: it runs "
                         "Qwen3ForCausalLM", file, class);
@@ -89,20 +143,21 @@ static enum status read_architecture(const char *file, const json_t *root,
     else if (strcmp(type, "qwen3_moe") == 0)
         *architecture = ARCHITECTURE_QWEN3_MOE;
     else
-        return log_fail(STATUS_INVALID, "%s: model_type %s is not one quern runs: it runs qwen3",
-                        file, type);
-    return STATUS_OK;
+        return log_fail(STATUS_INVALID, "%s: model_type %s is not one quern runs: it runs qwen3, "
+                        "dense", file, type);
+    return check_class(file, class);
 }
 
+/* Says what synth makes; weights on disk have their own types, which may be any of these. */
 static enum status read_dtype(const char *file, const json_t *root, enum dtype *dtype)
 {
     static const struct {
         const char *name;
         enum dtype dtype;
     } names[] = {
-        { "bfloat16", DTYPE_BF16 },
-        { "float16", DTYPE_F16 },
-        { "float32", DTYPE_F32 },
+        { "bfloat16", DTYPE_BF16 }, { "float16", DTYPE_F16 }, { "half", DTYPE_F16 },
+        { "float32", DTYPE_F32 },   { "float", DTYPE_F32 },   { "float64", DTYPE_F32 },
+        { "double", DTYPE_F32 },
     };
     const char *key = present(root, "dtype") ? "dtype" : "torch_dtype", *name = NULL;
     enum status s = json_field_string(file, root, key, &name);
@@ -116,8 +171,19 @@ static enum status read_dtype(const char *file, const json_t *root, enum dtype *
             *dtype = names[i].dtype;
             return STATUS_OK;
         }
+    if (strncmp(name, "float8_", 7) == 0) /* of quantised weights: the others are as by default */
+        return STATUS_OK;
     return log_fail(STATUS_INVALID, "%s: %s %s is not supported: use bfloat16, float16 or "
                     "float32", file, key, name);
+}
+
+/* What was stretched may be used: cards tell to leave max_position_embeddings as it is. */
+static void lengthen_context(struct model_config *cfg)
+{
+    double stretched = fmin(cfg->rope.factor * cfg->rope.original_max, POSITIONS_MAX);
+
+    if (stretched > cfg->max_position)
+        cfg->max_position = (int)stretched;
 }
 
 static double yarn_scale(double factor, double mscale)
@@ -154,7 +220,7 @@ static enum status read_yarn(const char *file, const json_t *rope, struct model_
     r->yarn = true;
     r->truncate = true;
     r->original_max = cfg->max_position;
-    s = json_field_int(file, rope, "original_max_position_embeddings", 1, 1 << 30,
+    s = json_field_int(file, rope, "original_max_position_embeddings", 1, POSITIONS_MAX,
                        &r->original_max);
     r->factor = (double)cfg->max_position / r->original_max;
     if (s == STATUS_OK)
@@ -172,6 +238,8 @@ static enum status read_yarn(const char *file, const json_t *rope, struct model_
     if (s == STATUS_OK && !(cfg->rope_theta > 1.0))
         s = log_fail(STATUS_INVALID, "%s: rope_theta is %g, yarn needs more than 1", file,
                      cfg->rope_theta);
+    if (s == STATUS_OK)
+        lengthen_context(cfg);
     return s == STATUS_OK ? read_attention_factor(file, rope, r) : s;
 }
 
@@ -196,7 +264,8 @@ static enum status read_rope(const char *file, const json_t *root, struct model_
     if (json_is_object(json_object_get(rope, "full_attention")))
         return log_fail(STATUS_INVALID, "%s: %s per kind of layer is not supported: Qwen3 has one",
                         file, key);
-    if (type == NULL || strcmp(type, "default") == 0)
+    if (type == NULL || strcmp(type, "default") == 0 ||
+        (strcmp(type, "linear") == 0 && json_number_value(json_object_get(rope, "factor")) == 1.0))
         return STATUS_OK;
     if (strcmp(type, "yarn") != 0)
         return log_fail(STATUS_INVALID, "%s: rope type %s is not supported: use default or yarn",
@@ -204,47 +273,96 @@ static enum status read_rope(const char *file, const json_t *root, struct model_
     return read_yarn(file, rope, cfg);
 }
 
-static enum status refuse_sliding_window(const char *file, const json_t *root)
+/* sliding_window and how many layers at the bottom do without it. */
+struct sliding {
+    bool on;
+    int window, full_layers;
+};
+
+/* layer_types is null or names each layer's kind; *first: one that slides, -1 when none does. */
+static enum status find_sliding_layer(const char *file, const json_t *root,
+                                      const struct model_config *cfg, const struct sliding *sliding,
+                                      int *first)
 {
     const json_t *types = json_object_get(root, "layer_types"), *type;
-    bool sliding = false;
     size_t i;
-    enum status s = json_field_bool(file, root, "use_sliding_window", &sliding);
 
-    if (s != STATUS_OK)
-        return s;
-    if (sliding)
-        return log_fail(STATUS_INVALID, "%s: use_sliding_window is not supported: no released "
-                        "Qwen3 uses it", file);
+    *first = sliding->on && sliding->full_layers < cfg->layers ? sliding->full_layers : -1;
+    if (!present(root, "layer_types"))
+        return STATUS_OK;
+    if (!json_is_array(types) || json_array_size(types) != (size_t)cfg->layers)
+        return log_fail(STATUS_INVALID, "%s: layer_types must have num_hidden_layers %d entries",
+                        file, cfg->layers);
+    *first = -1;
     json_array_foreach(types, i, type) {
         const char *name = json_string_value(type);
+        bool slides = name != NULL && strcmp(name, "sliding_attention") == 0;
 
-        if (name == NULL || strcmp(name, "full_attention") != 0)
+        if (name == NULL || (!slides && strcmp(name, "full_attention") != 0))
             return log_fail(STATUS_INVALID, "%s: layer_types[%zu] is %s, only full_attention is "
                             "supported", file, i, name != NULL ? name : "not a string");
+        if (slides && *first < 0)
+            *first = (int)i;
     }
     return STATUS_OK;
+}
+
+/* As Transformers decides which layers slide. A window as wide as the context hides nothing. */
+static enum status refuse_sliding_window(const char *file, const json_t *root,
+                                         const struct model_config *cfg)
+{
+    struct sliding sliding = { .window = 4096, .full_layers = 28 };
+    int first = -1;
+    enum status s = json_field_bool(file, root, "use_sliding_window", &sliding.on);
+
+    if (s == STATUS_OK && sliding.on)
+        s = json_field_int(file, root, "sliding_window", 1, POSITIONS_MAX, &sliding.window);
+    if (s == STATUS_OK && sliding.on)
+        s = json_field_int(file, root, "max_window_layers", 0, INT_MAX, &sliding.full_layers);
+    if (json_is_null(json_object_get(root, "sliding_window")))
+        sliding.on = false;
+    if (s == STATUS_OK)
+        s = find_sliding_layer(file, root, cfg, &sliding, &first);
+    if (s != STATUS_OK || first < 0 || (sliding.on && sliding.window >= cfg->max_position))
+        return s;
+    if (!sliding.on)
+        return log_fail(STATUS_INVALID, "%s: layer_types[%d] is sliding_attention, but "
+                        "use_sliding_window is false or sliding_window null", file, first);
+    return log_fail(STATUS_INVALID, "%s: layer %d slides (use_sliding_window, sliding_window %d): "
+                    "sliding attention is not supported, no released Qwen3 has it", file, first,
+                    sliding.window);
 }
 
 static enum status refuse_unsupported(const char *file, const json_t *root)
 {
     const char *act = "silu";
     double rotary = 1.0;
-    enum status s = refuse_sliding_window(file, root);
+    enum status s = json_field_string(file, root, "hidden_act", &act);
 
-    if (s == STATUS_OK)
-        s = json_field_string(file, root, "hidden_act", &act);
     if (s == STATUS_OK)
         s = json_field_real(file, root, "partial_rotary_factor", 0.0, 1.0, &rotary);
     if (s != STATUS_OK)
         return s;
-    if (strcmp(act, "silu") != 0)
+    if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0) /* two names of one function */
         return log_fail(STATUS_INVALID, "%s: hidden_act %s is not supported: Qwen3 has silu",
                         file, act);
     if (rotary < 1.0)
         return log_fail(STATUS_INVALID, "%s: partial_rotary_factor %g is not supported: Qwen3 "
                         "rotates whole heads", file, rotary);
     return STATUS_OK;
+}
+
+/* The first of what may be a longer list: generation_read() has all of it. */
+static enum status read_eos(const char *file, const json_t *root, struct model_config *cfg)
+{
+    int *ids = NULL, n = 0;
+    enum status s = json_field_ids(file, root, "eos_token_id", &ids, &n);
+
+    cfg->n_eos = n < CONFIG_EOS_MAX ? n : CONFIG_EOS_MAX;
+    for (int i = 0; i < cfg->n_eos; i++)
+        cfg->eos[i] = ids[i];
+    free(ids);
+    return s;
 }
 
 static enum status read_other_fields(const char *file, const json_t *root,
@@ -261,7 +379,7 @@ static enum status read_other_fields(const char *file, const json_t *root,
     if (s == STATUS_OK)
         s = json_field_bool(file, root, "norm_topk_prob", &cfg->moe.norm_topk_prob);
     if (s == STATUS_OK)
-        s = json_field_ids(file, root, "eos_token_id", cfg->eos, CONFIG_EOS_MAX, &cfg->n_eos);
+        s = read_eos(file, root, cfg);
     if (s == STATUS_OK)
         s = read_dtype(file, root, &cfg->dtype);
     return s == STATUS_OK ? read_rope(file, root, cfg) : s;
@@ -291,8 +409,15 @@ static enum status parse(const char *file, const json_t *root, struct model_conf
         s = read_int_fields(file, root, cfg);
     if (s == STATUS_OK)
         s = read_other_fields(file, root, cfg);
+    if (s == STATUS_OK)
+        s = refuse_sliding_window(file, root, cfg);
     if (s != STATUS_OK)
         return s;
+    if (cfg->bos < 0)
+        cfg->bos = -1;
+    if (cfg->tied && class_of(root) != NULL && strcmp(class_of(root), "Qwen3Model") == 0)
+        log_warn("%s: architecture Qwen3Model has no output head: its embedding serves as one, as "
+                 "in Transformers", file);
     if (cfg->kv_heads == 0)
         cfg->kv_heads = cfg->heads;
     if (cfg->head_dim == 0)

@@ -37,7 +37,7 @@ struct model_config {
     enum architecture architecture;
     int hidden, intermediate, layers;
     int heads, kv_heads, head_dim; /* heads % kv_heads == 0; head_dim is even */
-    int vocab, max_position;
+    int vocab, max_position;       /* with YaRN the stretched context, where that is longer */
     bool tied;           /* as config.json says; source_head() tells what the weights say */
     bool attention_bias; /* q, k, v and o have one */
     float rms_eps;
@@ -45,7 +45,7 @@ struct model_config {
     struct rope_scaling rope;
     enum dtype dtype; /* of the stored weights; BF16 where config.json does not say */
     int bos;          /* -1: none */
-    int eos[CONFIG_EOS_MAX], n_eos;
+    int eos[CONFIG_EOS_MAX], n_eos; /* the first ones; all: generation_read() */
     struct moe_config moe;
 };
 

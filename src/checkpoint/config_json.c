@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "checkpoint/json_numbers.h"
 #include "quern/log.h"
 
 const char *path_base(const char *path)
@@ -42,33 +43,72 @@ static enum status check_beginning(const char *path, const char *text, size_t by
                           bytes < FILE_HEAD_BYTES ? bytes : FILE_HEAD_BYTES);
 }
 
-enum status json_read_file(const char *path, size_t max_bytes, json_t **object)
+/* As Python reads it: of a key that is there twice the last one counts. */
+static enum status parse_text(const char *path, const char *text, size_t bytes, json_t **root)
+{
+    json_error_t error;
+    size_t marked_bytes;
+    char *marked;
+
+    if (json_numbers_mark(text, bytes, &marked, &marked_bytes) != STATUS_OK)
+        return log_fail(STATUS_NOMEM, "%s: no memory to read it", path);
+    *root = json_loadb(marked, marked_bytes, 0, &error);
+    free(marked);
+    if (*root == NULL)
+        return log_fail(STATUS_INVALID, "%s: line %d: not valid JSON: %s", path_base(path),
+                        error.line, error.text);
+    if (json_is_object(*root))
+        return STATUS_OK;
+    json_decref(*root);
+    return log_fail(STATUS_INVALID, "%s: the top level is not a JSON object", path_base(path));
+}
+
+static enum status read_object(const char *path, bool optional, size_t max_bytes, json_t **object)
 {
     char *text = NULL;
     size_t bytes = 0;
-    json_error_t error;
     json_t *root;
-    enum status s = file_read_whole(path, false, max_bytes, &text, &bytes);
+    enum status s = file_read_whole(path, optional, max_bytes, &text, &bytes);
 
     if (s != STATUS_OK)
         return s;
     s = check_beginning(path, text, bytes);
-    if (s != STATUS_OK) {
-        free(text);
-        return s;
-    }
-    root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    if (s == STATUS_OK)
+        s = parse_text(path, text, bytes, &root);
     free(text);
-    if (root == NULL)
-        return log_fail(STATUS_INVALID, "%s: line %d: not valid JSON: %s", path_base(path),
-                        error.line, error.text);
-    if (!json_is_object(root)) {
-        json_decref(root);
-        return log_fail(STATUS_INVALID, "%s: the top level is not a JSON object",
-                        path_base(path));
-    }
-    *object = root;
-    return STATUS_OK;
+    if (s == STATUS_OK)
+        *object = root;
+    return s;
+}
+
+enum status json_read_file(const char *path, size_t max_bytes, json_t **object)
+{
+    return read_object(path, false, max_bytes, object);
+}
+
+enum status json_read_optional(const char *path, size_t max_bytes, json_t **object)
+{
+    json_t *root = NULL;
+    enum status s = read_object(path, true, max_bytes, &root);
+
+    if (s == STATUS_CLOSED)
+        s = STATUS_OK;
+    if (s == STATUS_OK)
+        *object = root;
+    return s;
+}
+
+enum status json_write(const json_t *value, FILE *out)
+{
+    char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+
+    if (text == NULL)
+        return STATUS_NOMEM;
+    json_numbers_restore(text);
+    fputs(text, out);
+    fputc('\n', out);
+    free(text);
+    return ferror(out) ? STATUS_IO : STATUS_OK;
 }
 
 /* What the file says, for a message: at most 40 characters of JSON. */
@@ -76,6 +116,8 @@ static const char *shown(const json_t *value, char out[48])
 {
     char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII);
 
+    if (text != NULL)
+        json_numbers_restore(text);
     snprintf(out, 48, "%.40s", text != NULL ? text : "?");
     free(text);
     return out;
@@ -142,28 +184,31 @@ enum status json_field_string(const char *file, const json_t *object, const char
     return STATUS_OK;
 }
 
-static enum status add_id(const char *file, const char *key, const json_t *value, int *ids,
-                          int limit, int *count)
+static enum status add_id(const char *file, const char *key, const json_t *value, int **ids,
+                          int *count)
 {
     char text[48];
-    int id;
+    int *larger, id;
 
-    if (!json_is_integer(value) || json_integer_value(value) < 0 ||
-        json_integer_value(value) > INT_MAX)
+    if (!json_is_integer(value))
         return log_fail(STATUS_INVALID, "%s: %s has %s, it must hold token ids", file, key,
                         shown(value, text));
+    if (json_integer_value(value) < 0 || json_integer_value(value) > INT_MAX)
+        return STATUS_OK;
     id = (int)json_integer_value(value);
     for (int i = 0; i < *count; i++)
-        if (ids[i] == id)
+        if ((*ids)[i] == id)
             return STATUS_OK;
-    if (*count == limit)
-        return log_fail(STATUS_INVALID, "%s: %s has more than %d token ids", file, key, limit);
-    ids[(*count)++] = id;
+    larger = realloc(*ids, ((size_t)*count + 1) * sizeof(*larger));
+    if (larger == NULL)
+        return log_fail(STATUS_NOMEM, "%s: %s: no memory for %d ids", file, key, *count + 1);
+    larger[(*count)++] = id;
+    *ids = larger;
     return STATUS_OK;
 }
 
-enum status json_field_ids(const char *file, const json_t *object, const char *key, int *ids,
-                           int limit, int *count)
+enum status json_field_ids(const char *file, const json_t *object, const char *key, int **ids,
+                           int *count)
 {
     const json_t *value = json_object_get(object, key), *element;
     size_t i;
@@ -172,9 +217,9 @@ enum status json_field_ids(const char *file, const json_t *object, const char *k
     if (value == NULL || json_is_null(value))
         return STATUS_OK;
     if (!json_is_array(value))
-        return add_id(file, key, value, ids, limit, count);
+        return add_id(file, key, value, ids, count);
     json_array_foreach(value, i, element) {
-        s = add_id(file, key, element, ids, limit, count);
+        s = add_id(file, key, element, ids, count);
         if (s != STATUS_OK)
             return s;
     }

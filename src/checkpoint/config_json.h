@@ -11,6 +11,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 #include "quern/status.h"
 
@@ -20,9 +21,17 @@ const char *path_base(const char *path);
 /* "DIR/NAME" into out; INVALID (logged) when it does not fit. */
 enum status path_join(char *out, size_t out_bytes, const char *dir, const char *name);
 
-/* Parses a file of at most `max_bytes` whose top level is an object; duplicate keys are refused.
+/* Parses a file of at most `max_bytes` whose top level is an object, as Python's json does: of a
+ * key that is there twice the last counts, and NaN, Infinity and numbers of any size are read
+ * (json_numbers.h), though no typed reader below takes them.
  * IO: cannot be read. INVALID: not a file, too large, not JSON, not an object. NOMEM. */
 enum status json_read_file(const char *path, size_t max_bytes, json_t **object);
+
+/* The same; *object NULL, and OK, when there is no such file. */
+enum status json_read_optional(const char *path, size_t max_bytes, json_t **object);
+
+/* Writes what json_read_file() read, indented, and a newline. NOMEM or IO, not logged. */
+enum status json_write(const json_t *value, FILE *out);
 
 /* Reads `key` of `object` into *out. Absent or null: *out is left as it is, and OK.
  * Another type, or a value outside [low, high]: INVALID, naming `file` and `key`. */
@@ -36,9 +45,10 @@ enum status json_field_bool(const char *file, const json_t *object, const char *
 enum status json_field_string(const char *file, const json_t *object, const char *key,
                               const char **out);
 
-/* A token id, an array of them, or null: appended to ids[*count], each once.
- * INVALID when there would be more than `limit`, or an id is not in [0, 2^31). */
-enum status json_field_ids(const char *file, const json_t *object, const char *key, int *ids,
-                           int limit, int *count);
+/* A token id, an array of them, or null: appended to *ids [*count], each once; the caller frees
+ * *ids, also after a failure. Negative ones and those beyond an int, which no token has, are passed
+ * over. INVALID: something that is no whole number. NOMEM. */
+enum status json_field_ids(const char *file, const json_t *object, const char *key, int **ids,
+                           int *count);
 
 #endif

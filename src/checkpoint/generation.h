@@ -2,8 +2,8 @@
  *
  * Purpose:  generation_config.json's defaults, and the ids that end an answer: the union of this
  *           file's and config.json's (FACTS 1.2: Qwen3's config.json has only one of its two).
- * Owns:     a plain value.
- * Blocking: reads one small file. */
+ * Owns:     the caller owns the list of ids (generation_free()).
+ * Blocking: reads two small files. */
 #ifndef QUERN_CHECKPOINT_GENERATION_H
 #define QUERN_CHECKPOINT_GENERATION_H
 
@@ -12,20 +12,20 @@
 #include "checkpoint/config.h"
 #include "quern/status.h"
 
-enum { GENERATION_EOS_MAX = 16 };
-
 struct generation_defaults {
     bool do_sample;    /* false: greedy */
     float temperature; /* >= 0; 1 where the file is silent */
     float top_p;       /* (0, 1]; 1: no cut */
     float min_p;       /* [0, 1]; 0: no cut */
     int top_k;         /* 0: no cut; also where the file is silent */
-    int eos[GENERATION_EOS_MAX], n_eos;
+    int *eos, n_eos;   /* each once, as many as there are */
 };
 
 /* `model` is a directory, or "synth:..." which has no file. Without generation_config.json: greedy,
- * and config.json's eos. INVALID names the field. *out is written only with OK. */
+ * and config.json's eos. Keys that change answers and that quern does not do are warned about, by
+ * name, in one line. INVALID names the field. *out is written only with OK. */
 enum status generation_read(const char *model, const struct model_config *cfg,
                             struct generation_defaults *out);
+void generation_free(struct generation_defaults *g);
 
 #endif

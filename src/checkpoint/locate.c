@@ -12,9 +12,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
+#include "checkpoint/folder_hint.h"
 #include "quern/log.h"
 
 #define STORYTELLER "models/storyteller"
+
+enum { REVISION_FILE_MAX = 4096 };
 
 struct search {
     const char *file;  /* what a candidate must contain, */
@@ -30,12 +34,14 @@ static bool is_directory(const char *path)
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+/* Whether it can be read, and a link leads anywhere, is told by reading it. */
 static bool has_file(const char *folder, const char *file)
 {
     char path[PATH_MAX];
+    struct stat info;
     int n = snprintf(path, sizeof(path), "%.*s/%s", PATH_MAX - 32, folder, file);
 
-    return n > 0 && (size_t)n < sizeof(path) && access(path, R_OK) == 0;
+    return n > 0 && (size_t)n < sizeof(path) && lstat(path, &info) == 0;
 }
 
 /* Whether "BEFORE/AFTER" (or BEFORE alone) has the file; remembers it either way. */
@@ -131,15 +137,16 @@ static bool is_hub_name(const char *model)
 /* refs/main holds the name of the snapshot that "main" is now. */
 static bool read_revision(const char *folder, char revision[65])
 {
-    char path[PATH_MAX];
-    FILE *file;
+    char path[PATH_MAX], *text;
+    size_t bytes;
     bool ok;
     int n = snprintf(path, sizeof(path), "%s/refs/main", folder);
 
-    if (n < 0 || (size_t)n >= sizeof(path) || (file = fopen(path, "re")) == NULL)
+    if (n < 0 || (size_t)n >= sizeof(path) ||
+        file_read_whole(path, true, REVISION_FILE_MAX, &text, &bytes) != STATUS_OK)
         return false;
-    ok = fscanf(file, "%64[0-9a-zA-Z_-]", revision) == 1;
-    fclose(file);
+    ok = sscanf(text, "%64[0-9a-zA-Z_-]", revision) == 1;
+    free(text);
     return ok;
 }
 
@@ -161,15 +168,44 @@ static bool try_cache(struct search *s, const char *model)
     return try_path(s, folder, snapshot);
 }
 
+/* -m with a file: what is it, and where is its model? */
+static enum status is_a_file(const char *model)
+{
+    char head[FILE_HEAD_BYTES];
+    uint64_t bytes;
+    int fd;
+    enum status s = file_open(model, false, &fd, &bytes);
+    size_t n = s == STATUS_OK && bytes < sizeof(head) ? (size_t)bytes : sizeof(head);
+
+    if (s != STATUS_OK)
+        return s;
+    s = file_read_at(fd, model, 0, n, head);
+    close(fd);
+    if (s == STATUS_OK)
+        s = file_recognise(model, "a model's directory", true, head, n);
+    return s == STATUS_OK ? log_fail(STATUS_INVALID, "%s is a file: -m takes the directory that has "
+                                     "it", model) : s;
+}
+
 static enum status not_found(const struct search *s, const char *model)
 {
+    char hint[FOLDER_HINT_BYTES];
+    struct stat info;
+
     if (model == NULL)
         return log_fail(STATUS_INVALID, "the storyteller is not there (tried %s): set "
                         "QUERN_DATADIR to the folder that has %s, or name a model with -m",
                         s->tried, STORYTELLER);
     if (is_directory(model))
-        return log_fail(STATUS_INVALID, "%s has no %s: -m takes a model's directory", model,
-                        s->file);
+        return log_fail(STATUS_INVALID, "%s has no %s%s", model, s->file,
+                        folder_hint(model, hint, sizeof(hint))[0] != '\0'
+                            ? hint : ": -m takes a model's directory");
+    if (is_directory(s->found))
+        return log_fail(STATUS_INVALID, "%s has no %s%s", s->found, s->file,
+                        folder_hint(s->found, hint, sizeof(hint))[0] != '\0'
+                            ? hint : ": download the model again");
+    if (stat(model, &info) == 0)
+        return is_a_file(model);
     return log_fail(STATUS_INVALID, "no model %s (tried %s): -m takes a directory, a name in "
                     "Hugging Face's cache, or synth:NAME", model, s->tried);
 }

@@ -17,6 +17,9 @@
 #include "checkpoint/safetensors_header.h"
 #include "quern/log.h"
 
+/* Two tensors are compared by pieces of this size, on the stack. */
+enum { COMPARE_BYTES = 1 << 16 };
+
 struct safetensors {
     char *path;
     int fd;
@@ -197,6 +200,31 @@ const struct tensor_view *safetensors_at(const struct safetensors *st, size_t i)
 enum status tensor_read(const struct tensor_view *v, uint64_t first, size_t n, void *dst)
 {
     return file_read_at(v->in->fd, v->in->path, v->at + first, n, dst);
+}
+
+static bool alike(const struct tensor_view *a, const struct tensor_view *b)
+{
+    return a->dtype == b->dtype && a->ndim == b->ndim &&
+           memcmp(a->shape, b->shape, sizeof(a->shape)) == 0 && a->in != NULL && b->in != NULL;
+}
+
+enum status tensor_same(const struct tensor_view *a, const struct tensor_view *b, bool *same)
+{
+    char x[COMPARE_BYTES], y[COMPARE_BYTES];
+    bool equal = alike(a, b);
+
+    for (uint64_t at = 0; equal && at < a->bytes; at += sizeof(x)) {
+        size_t n = a->bytes - at < sizeof(x) ? a->bytes - at : sizeof(x);
+        enum status s = tensor_read(a, at, n, x);
+
+        if (s == STATUS_OK)
+            s = tensor_read(b, at, n, y);
+        if (s != STATUS_OK)
+            return s;
+        equal = memcmp(x, y, n) == 0;
+    }
+    *same = equal;
+    return STATUS_OK;
 }
 
 void tensor_read_ahead(const struct tensor_view *v, uint64_t first, size_t n)

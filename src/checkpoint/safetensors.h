@@ -10,6 +10,7 @@
 #ifndef QUERN_CHECKPOINT_SAFETENSORS_H
 #define QUERN_CHECKPOINT_SAFETENSORS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -65,6 +66,9 @@ const struct tensor_view *safetensors_at(const struct safetensors *st, size_t i)
 
 /* Bytes [first, first + n) of a stored tensor into dst. IO: the file cannot be read any more. */
 enum status tensor_read(const struct tensor_view *v, uint64_t first, size_t n, void *dst);
+
+/* Whether both are stored, with one type, shape and content. IO. */
+enum status tensor_same(const struct tensor_view *a, const struct tensor_view *b, bool *same);
 
 /* Asks the system to have these bytes ready; a hint. */
 void tensor_read_ahead(const struct tensor_view *v, uint64_t first, size_t n);

@@ -10,15 +10,20 @@
 #include "checkpoint/synth.h"
 #include "quern/log.h"
 
-/* Two tensors are compared by pieces of this size, on the stack. */
-enum { COMPARE_BYTES = 1 << 16 };
-
 static enum status find_tensor(const struct weight_source *src, const char *name,
                                struct source_tensor *t)
 {
-    if (src->ops->find(src, name, t))
-        return STATUS_OK;
-    return log_fail(STATUS_INVALID, "%s: tensor %s is missing", src->model, name);
+    char why[384] = "";
+
+    if (!src->ops->find(src, name, t)) {
+        if (src->ops->explain != NULL)
+            src->ops->explain(src, name, why, sizeof(why));
+        return log_fail(STATUS_INVALID, "%s: tensor %s is missing%s", src->model, name, why);
+    }
+    if (t->other != NULL)
+        return log_fail(STATUS_INVALID, "%s: tensor %s is in both %s and %s, and they differ: keep "
+                        "the one that is meant", src->model, name, t->file, t->other);
+    return STATUS_OK;
 }
 
 static enum status float_dtype(const struct source_tensor *t, enum dtype *stored)
@@ -191,37 +196,6 @@ enum status source_read_scalar(const struct weight_source *src, const char *name
     return src->ops->read(src, &t, &one, DTYPE_F32, out);
 }
 
-static bool alike(const struct tensor_view *a, const struct tensor_view *b)
-{
-    return a->dtype == b->dtype && a->ndim == b->ndim &&
-           memcmp(a->shape, b->shape, sizeof(a->shape)) == 0 &&
-           file_dtype_bits(a->dtype) % 8 == 0;
-}
-
-enum status source_same(const struct weight_source *src, const struct source_tensor *a,
-                        const struct source_tensor *b, bool *same)
-{
-    unsigned size = file_dtype_bits(a->view.dtype) / 8;
-    char x[COMPARE_BYTES], y[COMPARE_BYTES];
-    bool equal = alike(&a->view, &b->view);
-
-    for (uint64_t at = 0, n; equal && at < a->view.bytes; at += n) {
-        struct source_runs runs = { .first = at / size, .rows = 1 };
-        enum status s;
-
-        n = a->view.bytes - at < sizeof(x) ? a->view.bytes - at : sizeof(x);
-        runs.n = n / size;
-        s = src->ops->read(src, a, &runs, SOURCE_AS_STORED, x);
-        if (s == STATUS_OK)
-            s = src->ops->read(src, b, &runs, SOURCE_AS_STORED, y);
-        if (s != STATUS_OK)
-            return s;
-        equal = memcmp(x, y, n) == 0;
-    }
-    *same = equal;
-    return STATUS_OK;
-}
-
 enum status source_head(const struct weight_source *src, const struct model_config *cfg,
                         enum head_kind *out)
 {
@@ -231,7 +205,7 @@ enum status source_head(const struct weight_source *src, const struct model_conf
     enum status s = STATUS_OK;
 
     if (cfg->tied && has_head && has_embedding)
-        s = source_same(src, &embedding, &head, &same);
+        s = tensor_same(&embedding.view, &head.view, &same);
     if (s != STATUS_OK)
         return s;
     if (cfg->tied && has_head && has_embedding && !same)

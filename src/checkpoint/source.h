@@ -22,6 +22,7 @@
 struct source_tensor {
     struct tensor_view view;
     const char *file;        /* for messages */
+    const char *other;       /* a file with another tensor of this name: it cannot be read */
 };
 
 struct weight_source;
@@ -36,6 +37,8 @@ struct source_runs {
 
 struct source_ops {
     bool (*find)(const struct weight_source *src, const char *name, struct source_tensor *out);
+    /* Why there is no tensor `name`, as checkpoint_explain(); NULL: nothing is ever known. */
+    void (*explain)(const struct weight_source *src, const char *name, char *out, size_t n);
     /* The runs one behind the other into dst, as F32 or BF16 (of a type that file_dtype_float()
      * takes) or SOURCE_AS_STORED; they are within the tensor. IO, logged: they cannot be read. */
     enum status (*read)(const struct weight_source *src, const struct source_tensor *t,
@@ -97,10 +100,6 @@ enum status source_read_raw(const struct weight_source *src, const char *name, u
 
 /* The one element of a float tensor of any number of dimensions. INVALID: there are more. */
 enum status source_read_scalar(const struct weight_source *src, const char *name, float *out);
-
-/* Whether two tensors that were found have one type, shape and content. IO. */
-enum status source_same(const struct weight_source *src, const struct source_tensor *a,
-                        const struct source_tensor *b, bool *same);
 
 /* Resolves tied weights as Hugging Face does. With tie_word_embeddings: no lm_head, or one equal
  * to the embedding: TIED; one that differs: UNTIED, with a warning; only lm_head: ONLY. Else

@@ -35,7 +35,13 @@ static bool find(const struct weight_source *src, const char *name, struct sourc
         return false;
     out->view = *view;
     out->file = safetensors_name(view->in);
+    out->other = checkpoint_other(checkpoint_of(src), view);
     return true;
+}
+
+static void explain(const struct weight_source *src, const char *name, char *out, size_t n)
+{
+    checkpoint_explain(checkpoint_of(src), name, out, n);
 }
 
 /* One read's types and sizes. */
@@ -134,6 +140,7 @@ static void close_source(struct weight_source *src)
 
 static const struct source_ops checkpoint_ops = {
     .find = find,
+    .explain = explain,
     .read = read_runs,
     .close = close_source,
 };

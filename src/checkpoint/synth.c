@@ -364,6 +364,7 @@ static bool synth_find(const struct weight_source *src, const char *name,
         return false;
     fill_view(cfg, row, name, &out->view);
     out->file = src->model;
+    out->other = NULL;
     return true;
 }
 

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "checkpoint/config_json.h"
 #include "checkpoint/synth.h"
@@ -218,9 +217,7 @@ static enum status read_beside(const char *dir, const char *name, json_t **out)
     enum status s = path_join(path, sizeof(path), dir, name);
 
     *out = NULL;
-    if (s != STATUS_OK || access(path, F_OK) != 0)
-        return s;
-    return json_read_file(path, CONFIG_BYTES_MAX, out);
+    return s == STATUS_OK ? json_read_optional(path, CONFIG_BYTES_MAX, out) : s;
 }
 
 /* The older places: GPTQ's own file, and ModelOpt's, which quern does not read. */

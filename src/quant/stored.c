@@ -39,7 +39,7 @@ static enum status same_index(const struct weight_loader *l, const struct quant_
     if (!source_find(l->source, tensor_name(name, a, layout->index), &x) ||
         !source_find(l->source, tensor_name(name, b, layout->index), &y))
         return STATUS_OK;
-    return source_same(l->source, &x, &y, same);
+    return tensor_same(&x.view, &y.view, same);
 }
 
 static enum status same_form(const struct weight_loader *l, const struct weight_slice *slice,

@@ -79,9 +79,9 @@ static json_t *quantization_json(const struct quant_rule *rule, const struct qua
 
 static enum status write_json(const void *context, FILE *out)
 {
-    if (json_dumpf(context, out, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) != 0)
-        return log_fail(STATUS_IO, "config.json: cannot write it");
-    return fputc('\n', out) == EOF ? STATUS_IO : STATUS_OK;
+    enum status s = json_write(context, out);
+
+    return s == STATUS_OK ? s : log_fail(s, "config.json: cannot write it");
 }
 
 enum status quantize_config_write(const struct folder *f, const char *dir,

@@ -216,6 +216,7 @@ void worker_close(struct worker *w)
     quant_close(w->scheme);
     tp_plan_close(w->plan);
     source_close(w->source);
+    generation_free(&w->generation);
     *w = (struct worker){0};
 }
 

@@ -1,7 +1,7 @@
 /* test_source.c - tensors as they are stored, cut as ranks cut them; how little of a file stays
  * in memory, and files that shrink.
  *
- * Slices of floats are test_checkpoint.c's. */
+ * Slices of floats are test_source_slices.c's. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -263,6 +263,8 @@ static void written_checkpoint_equals_memory(void **state)
         assert_int_equal(in_memory.n_eos, on_disk.n_eos);
         for (int e = 0; e < on_disk.n_eos; e++)
             assert_int_equal(in_memory.eos[e], on_disk.eos[e]);
+        generation_free(&in_memory);
+        generation_free(&on_disk);
     }
 }
 
