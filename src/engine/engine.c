@@ -20,7 +20,7 @@ struct sequence {
     int32_t *prompt;
     uint32_t n_prompt, max_tokens;
     struct sampling sampling;
-    bool ignore_eos, ended, paused;
+    bool ignore_eos, ended;
     uint32_t slot;
     uint32_t planned;  /* prompt tokens planned so far */
     uint32_t expected; /* ids planned so far */
@@ -247,7 +247,7 @@ static void plan_prefill(struct engine *e, struct plan *plan, struct sequence *s
 
 static bool wants_decode(const struct sequence *s)
 {
-    return !s->ended && !s->paused && s->planned == s->n_prompt && s->expected < s->max_tokens;
+    return !s->ended && s->planned == s->n_prompt && s->expected < s->max_tokens;
 }
 
 /* For another row of one token and one output at least. */
@@ -378,16 +378,6 @@ void engine_cancel(struct engine *e, uint64_t id, engine_emit *emit, void *conte
         if (s->id == id && !s->ended)
             end_sequence(s, ENGINE_CANCELLED, 0, emit, context);
     retire(e);
-}
-
-void engine_pause(struct engine *e, uint64_t id, bool paused)
-{
-    for (struct sequence *s = e->waiting.head; s != NULL; s = s->next)
-        if (s->id == id)
-            s->paused = paused;
-    for (struct sequence *s = e->running.head; s != NULL; s = s->next)
-        if (s->id == id)
-            s->paused = paused;
 }
 
 bool engine_idle(const struct engine *e)

@@ -71,9 +71,6 @@ uint32_t engine_blocks_needed(const struct engine *e, uint32_t n_ids, uint32_t m
 /* Unknown ids are ignored: the request has just ended. */
 void engine_cancel(struct engine *e, uint64_t id, engine_emit *emit, void *context);
 
-/* Its rows are left out of later plans, or no longer; unknown ids are ignored. */
-void engine_pause(struct engine *e, uint64_t id, bool paused);
-
 /* Writes the next step into `plan` (plan_max_bytes() long). AGAIN: nothing to do. */
 enum status engine_plan(struct engine *e, struct plan *plan);
 

@@ -60,9 +60,7 @@ struct shared_control {
 enum request_kind {
     REQUEST_SUBMIT,
     REQUEST_CANCEL,
-    REQUEST_PAUSE, /* its client does not read: leave its rows out */
-    REQUEST_GO_ON,
-    REQUEST_STOP,  /* all of it, in good order */
+    REQUEST_STOP, /* all of it, in good order */
 };
 enum request_flag { REQUEST_IGNORE_EOS = 1 };
 struct request_msg {

@@ -2,8 +2,8 @@
  *
  * The journal has the ids; a frame is made of what is new of them when its
  * client can take it: while more than OUT_MARK bytes wait for its socket,
- * nothing is made, and when an answer has PAUSE_AT ids that wait, no more are
- * computed. So one that does not read costs its ids, and stops its own streams
+ * nothing is made, and when an answer has PARK_AT ids that wait, no more are
+ * computed and rank 0 lets go of it. So one that does not read costs its ids, and stops its own streams
  * alone. Text is made from ids here, whole characters at a time: it follows
  * from the ids sent, so an answer can be told again from any place. */
 #include <string.h>
@@ -69,7 +69,6 @@ void request_skip(struct request *r, uint64_t after)
 
     r->decoder = (struct stream_decoder){0};
     r->n_sent = (uint32_t)after;
-    r->told_end = false;
     for (uint32_t i = 0; i < r->n_sent; i++) {
         size_t left = token_bytes(sv, r->produced[i], &bytes);
 
@@ -160,17 +159,13 @@ static void send_end(struct request *r)
         client_frame(r->client, FRAME_DONE, r->number, &d, sizeof(d), NULL, 0);
 }
 
+/* As after a restart, from the journal. */
 static void go_on(struct request *r)
 {
-    struct supervisor *sv = r->client->sv;
-
-    if (!r->paused || r->n_produced - r->n_sent > GO_ON_AT || r->state != REQUEST_RUNNING)
+    if (r->state != REQUEST_PARKED || r->n_produced - r->n_sent > GO_ON_AT)
         return;
-    r->paused = false;
-    sv->n_paused--;
-    sv->progress_since_ns = spin_now_ns();
-    sv->watch_new = true;
-    request_tell(r, TELL_GO_ON);
+    request_move(r, REQUEST_QUEUED);
+    request_queue(r, true);
 }
 
 /* True when all that is known of it is told. */

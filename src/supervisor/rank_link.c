@@ -82,33 +82,19 @@ static enum status push_one(struct supervisor *sv, struct request *r)
     return STATUS_OK;
 }
 
-static bool push_word(struct supervisor *sv, const struct request *r, enum request_kind kind)
-{
-    void *slot;
-
-    if (ring_reserve(&sv->shared.requests, &slot) != STATUS_OK)
-        return false;
-    *(struct request_msg *)slot = (struct request_msg){
-        .generation = sv->shared.generation, .kind = (uint16_t)kind, .id = r->id};
-    ring_publish(&sv->shared.requests);
-    return true;
-}
-
-/* The last word counts: a pause that was taken back before it was told is not told. */
-static bool push_words(struct supervisor *sv)
+static bool push_withdrawn(struct supervisor *sv)
 {
     bool pushed = false;
+    void *slot;
 
-    while (!list_empty(&sv->tell)) {
-        struct request *r = LIST_OF(sv->tell.next, struct request, tell);
-        enum request_kind kind = r->to_tell & TELL_CANCEL  ? REQUEST_CANCEL
-                                 : r->to_tell & TELL_PAUSE ? REQUEST_PAUSE
-                                                           : REQUEST_GO_ON;
+    while (!list_empty(&sv->withdrawn) &&
+           ring_reserve(&sv->shared.requests, &slot) == STATUS_OK) {
+        struct request *r = LIST_OF(sv->withdrawn.next, struct request, withdrawn);
 
-        if (!push_word(sv, r, kind))
-            return pushed;
-        r->to_tell = 0;
-        list_remove(&r->tell);
+        *(struct request_msg *)slot = (struct request_msg){
+            .generation = sv->shared.generation, .kind = REQUEST_CANCEL, .id = r->id};
+        ring_publish(&sv->shared.requests);
+        list_remove(&r->withdrawn);
         pushed = true;
     }
     return pushed;
@@ -118,7 +104,7 @@ static void note_running(struct supervisor *sv, struct request *r)
 {
     request_move(r, REQUEST_RUNNING);
     r->n_before = r->n_produced;
-    if (sv->n_running++ == sv->n_paused) {
+    if (sv->n_running++ == 0) {
         sv->progress_since_ns = spin_now_ns();
         sv->watch_new = true;
     }
@@ -159,7 +145,7 @@ void ranks_push(struct supervisor *sv)
 
     if (sv->state != SUPERVISOR_SERVING)
         return;
-    pushed = push_words(sv);
+    pushed = push_withdrawn(sv);
     pushed |= push_waiting(sv);
     if (pushed)
         doorbell_ring(&sv->shared.rank_bells[0]);
@@ -195,10 +181,9 @@ static void take_token(struct supervisor *sv, struct request *r, int32_t token)
         request_stop(r);
         return;
     }
-    if (r->n_produced - r->n_sent >= PAUSE_AT && !r->paused && !r->cancelled) {
-        r->paused = true;
-        sv->n_paused++;
-        request_tell(r, TELL_PAUSE);
+    if (r->n_produced - r->n_sent >= PARK_AT && r->client != sv->nobody && !r->parking) {
+        r->parking = true;
+        request_withdraw(r);
     }
     request_has_news(r);
 }
@@ -231,6 +216,8 @@ static void take_done(struct request *r, const struct token_msg *m)
 {
     if (r->code != QUERN_CODE_NONE)
         request_end(r);
+    else if (r->parking && !r->cancelled && m->finish == QUERN_FINISH_CANCELLED)
+        request_park(r);
     else
         request_finish(r, m->finish <= QUERN_FINISH_CANCELLED ? (enum quern_finish)m->finish
                                                               : QUERN_FINISH_CANCELLED,

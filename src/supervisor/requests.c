@@ -31,7 +31,7 @@ uint64_t random_u64(void)
 
 void requests_init(struct supervisor *sv)
 {
-    list_init(&sv->tell);
+    list_init(&sv->withdrawn);
     list_init(&sv->encoding);
     list_init(&sv->kept);
 }
@@ -172,7 +172,7 @@ void request_free(struct supervisor *sv, struct request *r)
     request_unkeep(r);
     take_from_queue(r);
     take_from_client(r);
-    list_remove(&r->tell);
+    list_remove(&r->withdrawn);
     if (hash_map_get(&sv->keys, r->key) == r)
         hash_map_remove(&sv->keys, r->key);
     sv->table[r->id & ((1u << INDEX_BITS) - 1)] = NULL;
@@ -211,6 +211,7 @@ void request_queue(struct request *r, bool first)
         list_prepend(queue, &r->queue);
     else
         list_append(queue, &r->queue);
+    c->sv->queued = true;
     if (!list_on(turn))
         list_append(text ? &c->sv->text_turns : &c->sv->leader_turns, turn);
 }
@@ -240,23 +241,30 @@ void turn_taken(struct list_node *turns, struct request *r)
 
 /* Ends ------------------------------------------------------------------------------------ */
 
-void request_tell(struct request *r, uint8_t what)
+void request_withdraw(struct request *r)
 {
-    r->to_tell |= what;
-    if (!list_on(&r->tell))
-        list_append(&r->client->sv->tell, &r->tell);
+    if (!list_on(&r->withdrawn))
+        list_append(&r->client->sv->withdrawn, &r->withdrawn);
+    r->client->sv->queued = true;
+}
+
+void request_park(struct request *r)
+{
+    r->client->sv->n_running--;
+    r->parking = false;
+    list_remove(&r->withdrawn);
+    request_move(r, REQUEST_PARKED);
+    request_has_news(r);
 }
 
 void request_end(struct request *r)
 {
     struct supervisor *sv = r->client->sv;
 
-    if (r->state == REQUEST_RUNNING) {
+    if (r->state == REQUEST_RUNNING)
         sv->n_running--;
-        sv->n_paused -= r->paused;
-    }
     take_from_queue(r);
-    list_remove(&r->tell);
+    list_remove(&r->withdrawn);
     bytes_free(&r->data);
     request_move(r, REQUEST_ENDED);
     r->ended_ns = spin_now_ns();
@@ -292,7 +300,7 @@ void request_stop(struct request *r)
         return;
     r->cancelled = true;
     if (r->state == REQUEST_RUNNING)
-        request_tell(r, TELL_CANCEL);
+        request_withdraw(r);
     else if (r->state != REQUEST_ENCODING)
         request_finish(r, QUERN_FINISH_CANCELLED, r->n_produced);
 }

@@ -157,12 +157,10 @@ void ranks_fail(struct supervisor *sv, const char *line)
  * ended here, as rank 0 would have done. */
 static void take_back(struct supervisor *sv, struct request *r)
 {
-    sv->n_running--;
-    sv->n_paused -= r->paused;
-    list_remove(&r->tell);
-    r->to_tell = 0;
-    r->paused = false;
     r->restarts++;
+    r->parking = false;
+    list_remove(&r->withdrawn);
+    sv->n_running--;
     request_move(r, REQUEST_QUEUED);
     if (r->cancelled)
         request_finish(r, QUERN_FINISH_CANCELLED, r->n_produced);

@@ -5,7 +5,7 @@
  * ready, however many die on the way. A child is absent, runs, or is on its
  * way out, told or killed; only its pidfd makes it absent again. A request
  * moves through the rings one way, and back by one place when the process that
- * had it died.
+ * had it died; one whose client does not read is parked.
  *
  * A transition that is not in its table is a fault of ours; the supervisor then
  * ends with a line that names it, since what it would do next nobody knows. */
@@ -36,7 +36,8 @@ static const uint8_t request_moves[REQUEST_STATES] = {
     [REQUEST_NEW] = TO(REQUEST_ENCODING) | TO(REQUEST_ENDED),
     [REQUEST_ENCODING] = TO(REQUEST_NEW) | TO(REQUEST_QUEUED) | TO(REQUEST_ENDED),
     [REQUEST_QUEUED] = TO(REQUEST_RUNNING) | TO(REQUEST_ENDED),
-    [REQUEST_RUNNING] = TO(REQUEST_QUEUED) | TO(REQUEST_ENDED),
+    [REQUEST_RUNNING] = TO(REQUEST_QUEUED) | TO(REQUEST_PARKED) | TO(REQUEST_ENDED),
+    [REQUEST_PARKED] = TO(REQUEST_QUEUED) | TO(REQUEST_ENDED),
     [REQUEST_ENDED] = 0,
 };
 

@@ -181,6 +181,7 @@ static void pump(struct supervisor *sv)
         ranks_fail(sv, log_last_error());
     if (sv->state >= SUPERVISOR_STOPPING)
         return;
+    sv->queued = false;
     text_push(sv);
     ranks_push(sv);
 }
@@ -213,7 +214,8 @@ static void disarm(struct supervisor *sv)
         doorbell_disarm(&sv->text.supervisor_bell);
 }
 
-/* After arming: what came in between rang for nobody. */
+/* After arming: what came in between rang for nobody, and what clients were sent may have put
+ * their requests back into a queue. */
 static bool more_to_do(struct supervisor *sv, uint32_t stages_before)
 {
     const void *slot;
@@ -222,6 +224,8 @@ static bool more_to_do(struct supervisor *sv, uint32_t stages_before)
         return true;
     if (sv->state == SUPERVISOR_FAILED)
         return false;
+    if (sv->queued && sv->state < SUPERVISOR_STOPPING)
+        return true;
     return stages(sv) != stages_before ||
            (sv->text.control != NULL && ring_peek(&sv->text.replies, &slot) == STATUS_OK) ||
            (sv->shared.control != NULL && sv->condemned != sv->generation &&

@@ -47,7 +47,7 @@ enum {
     MOST_KEPT_BYTES = 64 << 20,     /* of answers that have ended and may be asked for again */
     MOST_KEEP_S = 600,
     OUT_MARK = 64 << 10,            /* with so much waiting for a socket, answers wait here */
-    PAUSE_AT = 1024,                /* tokens of an answer that wait: no more are computed */
+    PARK_AT = 1024,                 /* tokens of an answer that wait: no more are computed */
     GO_ON_AT = 128,
     MOST_ENCODINGS = 2,             /* of one prompt: it ended its text worker so often */
 };
@@ -86,17 +86,15 @@ enum request_state {
     REQUEST_ENCODING, /* at the text worker */
     REQUEST_QUEUED,   /* ids known; waits for the workers and for room in the request ring */
     REQUEST_RUNNING,  /* at rank 0 */
+    REQUEST_PARKED,   /* its client does not read: rank 0 has let go of it */
     REQUEST_ENDED,    /* its end is told, or waits for the client to read, or is kept */
     REQUEST_STATES,
 };
 
-/* What rank 0 must still hear of a running request. */
-enum { TELL_CANCEL = 1, TELL_PAUSE = 2, TELL_GO_ON = 4 };
-
 /* The journal's entry. */
 struct request {
     struct client *client;       /* whose it is; sv->nobody: it hung up */
-    struct list_node of_client, queue, news, tell, kept;
+    struct list_node of_client, queue, news, withdrawn, kept;
     uint64_t id;                 /* ours: an index into the table, and a serial number */
     uint64_t number;             /* the client's */
     uint64_t key;
@@ -104,8 +102,9 @@ struct request {
     enum submit_task task;
     enum prompt_kind prompt;
     struct params params;
-    bool cancelled, paused, accepted, pause_told, told_end;
-    uint8_t to_tell;             /* TELL_ bits */
+    bool cancelled;              /* the client does not want it any more */
+    bool parking;                /* rank 0 shall let go of it */
+    bool accepted, pause_told;
     uint8_t encodings;
     uint32_t restarts;
     struct bytes data;           /* text or messages, until it is encoded */
@@ -202,11 +201,12 @@ struct supervisor {
 
     struct request **table;  /* [table_room], by the low bits of an id */
     uint32_t *free_places;   /* [n_free_places] of the table */
-    uint32_t table_room, n_free_places, n_requests, n_running, n_paused; /* n_paused: of n_running */
+    uint32_t table_room, n_free_places, n_requests, n_running;
     size_t prompt_bytes, kept_bytes;
     uint64_t serial;
     struct hash_map keys;
-    struct list_node tell, encoding, kept; /* kept: in the order of keep_until_ns */
+    bool queued;             /* something was put into a queue since the rings were filled last */
+    struct list_node withdrawn, encoding, kept; /* kept: in the order of keep_until_ns */
     uint64_t progress_seen, progress_since_ns; /* the step clock: watch.c */
     uint64_t text_since_ns;  /* the text worker has answered nothing since */
 };
@@ -314,8 +314,10 @@ void request_stop(struct request *r);
 /* The client is gone: its requests end, or are kept for a while. */
 void requests_orphan(struct client *c);
 void requests_fail_all(struct supervisor *sv, enum quern_code code, const char *line);
-/* Rank 0 must hear of it. */
-void request_tell(struct request *r, uint8_t what);
+/* Rank 0 shall hear that it is to let go of it. */
+void request_withdraw(struct request *r);
+/* Rank 0 has. Goes on by itself once its client has read. */
+void request_park(struct request *r);
 /* Somebody wants it again, or it goes. */
 void request_unkeep(struct request *r);
 /* Its end was told to the client: kept for a while, or freed. */

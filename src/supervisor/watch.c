@@ -1,7 +1,7 @@
 /* watch.c - one timer for all that may not take too long.
  *
  * What is watched, and since when:
- *   ranks         while a request runs that nobody paused: since one of them
+ *   ranks         while a request runs: since one of them
  *                 did an operation of a step last
  *   text worker   while it has a prompt: since it answered last
  *   loading       since a generation was started
@@ -33,7 +33,7 @@ static uint64_t progress_of(const struct supervisor *sv, uint32_t rank)
 
 static bool ranks_have_work(const struct supervisor *sv)
 {
-    return sv->state == SUPERVISOR_SERVING && sv->n_running > sv->n_paused;
+    return sv->state == SUPERVISOR_SERVING && sv->n_running > 0;
 }
 
 /* 'T' is stopped; '?' when it cannot be known. */

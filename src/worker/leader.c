@@ -141,8 +141,6 @@ static void take_requests(struct leader *l)
         switch (m->kind) {
         case REQUEST_SUBMIT: add_request(l, m); break;
         case REQUEST_CANCEL: engine_cancel(l->engine, m->id, emit, l); break;
-        case REQUEST_PAUSE: engine_pause(l->engine, m->id, true); break;
-        case REQUEST_GO_ON: engine_pause(l->engine, m->id, false); break;
         case REQUEST_STOP: l->stopping = true; break;
         }
         ring_release(&g->requests);
