@@ -19,7 +19,7 @@ struct serve_options {
     struct runtime_options runtime;
     const char *socket;
     struct death_options deaths;
-    int private_fd, parent_fd;
+    int private_fd, parent_fd, lines_fd;
 };
 
 #define AT(field) offsetof(struct serve_options, field)
@@ -30,6 +30,7 @@ static const struct option_row serve_rows[] = {
     DEATH_OPTION_ROWS(AT(deaths)),
     /* libquern's own */
     {"parent-pidfd", 0, OPTION_INT, AT(parent_fd), NULL, NULL, 3, 1 << 20, 0},
+    {"lines-fd", 0, OPTION_INT, AT(lines_fd), NULL, NULL, 3, 1 << 20, 0},
     {"private-fd", 0, OPTION_INT, AT(private_fd), NULL, NULL, 3, 1 << 20, 0},
     {0},
 };
@@ -73,7 +74,7 @@ static int tell_failure(const struct serve_options *o, enum status s)
 
 int command_serve(int argc, char **argv)
 {
-    struct serve_options o = {.private_fd = -1, .parent_fd = -1,
+    struct serve_options o = {.private_fd = -1, .parent_fd = -1, .lines_fd = -1,
         .deaths = {.max_restarts = 3, .step_timeout = 30}};
     struct supervisor_options run = {.loop = getenv("QUERN_LOOP")};
     int first;
@@ -101,6 +102,10 @@ int command_serve(int argc, char **argv)
         fcntl(o.private_fd, F_SETFD, FD_CLOEXEC);
         if (o.parent_fd >= 0)
             fcntl(o.parent_fd, F_SETFD, FD_CLOEXEC);
+        if (o.lines_fd >= 0) { /* its standard error is its own */
+            dup2(o.lines_fd, STDERR_FILENO);
+            close(o.lines_fd);
+        }
     }
     log_set_sink(member_log, NULL); /* what a client did wrong reaches it as a frame */
     s = runtime_config_from(&o.runtime, &run.config);

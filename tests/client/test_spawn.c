@@ -176,6 +176,61 @@ static void an_end_without_a_death_is_told_soon(void **state)
     quern_close(q);
 }
 
+static char logged[4096];
+
+static void keep_line(void *context, int level, const char *line)
+{
+    (void)context;
+    if (level == QUERN_LOG_WARN) /* the others are the library's own */
+        strcat(strcat(logged, line), "|");
+}
+
+/* By this process's standard error, nothing; what nobody reads stops nobody. */
+static void what_a_runtime_says_goes_to_the_log(void **state)
+{
+    static const char talk[] = "while [ \"$1\" != --lines-fd ]; do shift; done\n"
+        "out=/proc/self/fd/$2\n"
+        "printf 'quern: a warning\\nplain\\n\\nhal' >$out\n"
+        "printf 'f\\nno newline' >$out\n"
+        "echo spoken >spoken\n";
+    const struct quern_event *e;
+    struct quern *q;
+
+    (void)state;
+    quern_log_set(QUERN_LOG_WARN, keep_line, NULL);
+    q = start(script("talks", talk));
+    written("spoken");
+    assert_int_equal(quern_next(q, 100, &e), QUERN_DEAD);
+    quern_log_set(QUERN_LOG_WARN, NULL, NULL);
+    assert_string_equal(logged, "a warning|plain|half|no newline|");
+    quern_close(q);
+}
+
+/* This test as a runtime: it says more than a pipe holds, and ends. */
+static int flood(int argc, char **argv)
+{
+    static const char line[] = "a line that nobody reads\n";
+
+    for (int i = 0; i + 1 < argc; i++)
+        for (int n = 0; strcmp(argv[i], "--lines-fd") == 0 && n < 10000; n++)
+            if (write(atoi(argv[i + 1]), line, sizeof(line) - 1) < 0)
+                return 0;
+    return 0;
+}
+
+static void a_runtime_that_talks_is_not_stopped_by_who_does_not_read(void **state)
+{
+    struct quern *q;
+    long begin = now_ms();
+
+    (void)state;
+    setenv("QUERN_TEST_FLOOD", "1", 1);
+    q = start("/proc/self/exe");
+    unsetenv("QUERN_TEST_FLOOD");
+    quern_close(q);
+    assert_true(now_ms() - begin < 4500); /* it ended by itself */
+}
+
 static int make_dir(void **state)
 {
     (void)state;
@@ -199,9 +254,11 @@ int main(int argc, char **argv)
         cmocka_unit_test(closing_waits_on_although_signals_arrive),
         cmocka_unit_test(a_runtime_that_ends_at_once_is_told),
         cmocka_unit_test(an_end_without_a_death_is_told_soon),
+        cmocka_unit_test(what_a_runtime_says_goes_to_the_log),
+        cmocka_unit_test(a_runtime_that_talks_is_not_stopped_by_who_does_not_read),
     };
 
     if (argc > 1 && strcmp(argv[1], "serve") == 0)
-        return hang_up();
+        return getenv("QUERN_TEST_FLOOD") != NULL ? flood(argc, argv) : hang_up();
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
