@@ -11,28 +11,29 @@
 int main(int argc, char **argv)
 {
     struct quern *q;
-    struct quern_request request;
-    struct quern_event event = {.kind = QUERN_EVENT_LOADING};
-    uint64_t id;
+    struct quern_request *request = quern_request_new();
+    const struct quern_event *event = NULL;
     int status = quern_spawn(NULL, &q); /* NULL: the storyteller, with default options */
 
-    quern_request_init(&request);
-    request.text = argc > 1 ? argv[1] : "Once upon a time";
-    request.max_tokens = 100;
+    quern_request_set_text(request, argc > 1 ? argv[1] : "Once upon a time", QUERN_STRLEN);
+    quern_request_set_int(request, QUERN_PARAM_MAX_TOKENS, 100);
     if (status == QUERN_OK)
-        status = quern_submit(q, &request, &id);
+        status = quern_submit(q, request, NULL);
 
-    /* DONE or ERROR is the last event; QUERN_AGAIN (> 0) is nothing new. */
-    while (status >= QUERN_OK && event.kind < QUERN_EVENT_DONE) {
+    /* Events that are not about text have none. */
+    while (status == QUERN_OK && !quern_event_is_last(event)) {
         status = quern_next(q, -1, &event);
-        if (status == QUERN_OK && event.kind == QUERN_EVENT_TEXT) {
-            fwrite(event.text, 1, event.text_bytes, stdout);
-            fflush(stdout);
-        }
+        if (status == QUERN_OK)
+            fputs(quern_event_text(event, NULL), stdout);
+        fflush(stdout);
     }
     putchar('\n');
-    if (status < QUERN_OK || event.kind == QUERN_EVENT_ERROR)
-        fprintf(stderr, "%s\n", status < QUERN_OK ? quern_error(q) : event.text);
+    if (status != QUERN_OK)
+        fprintf(stderr, "%s\n", quern_error(q));
+    else if (quern_event_kind(event) == QUERN_EVENT_ERROR)
+        fprintf(stderr, "%s\n", quern_event_message(event));
+    status = status == QUERN_OK && quern_event_kind(event) == QUERN_EVENT_DONE ? 0 : 1;
+    quern_request_free(request);
     quern_close(q);
-    return status == QUERN_OK && event.kind == QUERN_EVENT_DONE ? 0 : 1;
+    return status;
 }

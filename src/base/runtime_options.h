@@ -19,6 +19,19 @@ struct runtime_options {
     uint64_t seed;          /* of synth: weights; each command has its own row for it */
 };
 
+/* What a server does about deaths; each command that has it says what holds when not given. */
+struct death_options {
+    int max_restarts, step_timeout;
+};
+
+/* Rows for a struct death_options at offset `at` of a command's values. */
+#define DEATH_OPTION_ROWS(at)                                                                      \
+    {"max-restarts", 0, OPTION_INT, (at) + offsetof(struct death_options, max_restarts), "N",      \
+        "deaths of workers in a minute that are mended; 0: none (default 3)", 0, 1000, 0},         \
+    {"step-timeout", 0, OPTION_INT, (at) + offsetof(struct death_options, step_timeout),           \
+        "SECONDS", "workers that make no step for so long are started again (default 30)", 1,      \
+        86400, 0}
+
 /* Rows for a struct runtime_options at offset `at` of a command's values. */
 #define RUNTIME_OPTION_ROWS(at)                                                                    \
     {"model", 'm', OPTION_TEXT, (at) + offsetof(struct runtime_options, model), "DIR",             \

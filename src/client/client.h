@@ -70,6 +70,9 @@ struct quern {
     int watch;           /* epoll of both, for quern_fd(); -1 until it is asked for */
     int pidfd;           /* of a private runtime; -1: none */
     pid_t pid;
+    int lines_fd;        /* what it says on standard error; -1: nothing any more */
+    char line[LOG_LINE_BYTES]; /* [line_bytes], not whole yet */
+    size_t line_bytes;
     pthread_mutex_t lock;
     struct outgoing out; /* under lock */
     _Atomic bool woken;  /* set by any thread before it rings; taken by the owner */
@@ -151,12 +154,17 @@ enum status client_submit(struct quern *q, const struct quern_request *r, int ta
  * in, then PATH. INVALID (logged) when there is none. */
 enum status client_find_program(const char *wanted, char path[PATH_MAX]);
 
-/* Starts `program serve` with the options (NULL: none); q->fd, pid and pidfd are set. */
+/* Starts `program serve` with the options (NULL: none); q->fd, lines_fd, pid and pidfd are set. */
 enum status client_spawn(struct quern *q, const struct quern_options *options);
 
 /* Waits for a private runtime to end, at most so long; then kills it, if it may. Says how it
  * ended, or "". */
 void client_reap(struct quern *q, int wait_ms, bool kill, char how[128]);
+
+/* lines.c --------------------------------------------------------------------------------- */
+
+/* What has come of a private runtime's lines, to the log. */
+void client_take_lines(struct quern *q);
 
 /* options.c ------------------------------------------------------------------------------- */
 

@@ -103,7 +103,7 @@ static struct quern *quern_new(void)
         return NULL;
     }
     q->owner = getpid();
-    q->fd = q->watch = q->pidfd = -1;
+    q->fd = q->watch = q->pidfd = q->lines_fd = -1;
     q->end_status = STATUS_DEAD;
     pthread_mutex_init(&q->lock, NULL);
     frame_reader_init(&q->reader);
@@ -198,6 +198,8 @@ EXPORT int quern_fd(struct quern *q)
         pthread_mutex_lock(&q->lock);
         q->watch = fd;
         watch_one(q, EPOLL_CTL_ADD, q->bell, EPOLLIN);
+        if (q->lines_fd >= 0)
+            watch_one(q, EPOLL_CTL_ADD, q->lines_fd, EPOLLIN);
         if (q->fd >= 0)
             watch_one(q, EPOLL_CTL_ADD, q->fd,
                 q->out.end > q->out.start ? EPOLLIN | EPOLLOUT : EPOLLIN);
@@ -365,7 +367,7 @@ enum status client_end(struct quern *q, enum status s, int code, const char *why
 /* What is the process's own: memory and descriptors. */
 static void let_go(struct quern *q)
 {
-    const int fds[] = {q->fd, q->bell, q->watch, q->pidfd};
+    const int fds[] = {q->fd, q->bell, q->watch, q->pidfd, q->lines_fd};
 
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
         if (fds[i] >= 0)
@@ -390,6 +392,7 @@ EXPORT void quern_close(struct quern *q)
         if (q->fd >= 0)
             hang_up(q);
         client_reap(q, GRACE_MS, true, how);
+        client_take_lines(q);
         pthread_mutex_destroy(&q->lock);
     }
     let_go(q);

@@ -11,6 +11,7 @@
 
 struct values {
     struct runtime_options runtime;
+    struct death_options deaths;
     bool has_seed;
     const char *executable;
 };
@@ -18,6 +19,7 @@ struct values {
 #define AT(field) offsetof(struct values, field)
 const struct option_row client_options[] = {
     RUNTIME_OPTION_ROWS(AT(runtime)),
+    DEATH_OPTION_ROWS(AT(deaths)),
     {"seed", 0, OPTION_SEED, AT(runtime.seed), "S", "", 0, 0, AT(has_seed)},
     {"executable", 0, OPTION_TEXT, AT(executable), "FILE", "", 0, 0, 0},
     {0},

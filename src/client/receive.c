@@ -97,6 +97,7 @@ static enum status lost(struct quern *q)
     if (q->end_code != QUERN_CODE_NONE)
         return client_end(q, STATUS_DEAD, q->end_code, q->end);
     client_reap(q, END_MS, false, how);
+    client_take_lines(q);
     snprintf(why, sizeof(why), "the quern runtime %s", how[0] ? how : "closed the connection");
     return client_end(q, STATUS_DEAD, QUERN_CODE_NONE, why);
 }
@@ -132,7 +133,8 @@ static int wait_ms(const struct quern *q, struct patience p)
 static enum status receive(struct quern *q, struct patience p)
 {
     for (;;) {
-        struct pollfd fds[2] = {{.fd = q->fd, .events = POLLIN}, {.fd = q->bell, .events = POLLIN}};
+        struct pollfd fds[3] = {{.fd = q->fd, .events = POLLIN}, {.fd = q->bell, .events = POLLIN},
+            {.fd = q->lines_fd, .events = POLLIN}}; /* below 0: passed over */
         enum status s;
         int n;
 
@@ -142,7 +144,7 @@ static enum status receive(struct quern *q, struct patience p)
             return log_fail(q->end_status, "%s", q->end);
         if (client_waits(q))
             fds[0].events |= POLLOUT;
-        n = poll(fds, 2, wait_ms(q, p));
+        n = poll(fds, 3, wait_ms(q, p));
         if (n < 0 && errno != EINTR)
             return log_fail(STATUS_IO, "poll: %s", strerror(errno));
         if (n == 0)
@@ -151,6 +153,8 @@ static enum status receive(struct quern *q, struct patience p)
             continue;
         if (fds[1].revents != 0)
             clear_bell(q);
+        if (fds[2].revents != 0)
+            client_take_lines(q);
         if (fds[0].revents & POLLOUT)
             client_flush(q);
         if (fds[0].revents & ~POLLOUT && (s = take(q)) != STATUS_AGAIN)

@@ -84,7 +84,7 @@ enum status client_find_program(const char *wanted, char path[PATH_MAX])
 /* What a person would have typed. */
 struct command_line {
     char *argv[MAX_ARGS + 1];
-    char numbers[2][NUMBER], names[CLIENT_OPTIONS][NAME];
+    char numbers[3][NUMBER], names[CLIENT_OPTIONS][NAME];
     int n;
 };
 
@@ -94,17 +94,21 @@ static void add(struct command_line *c, const char *name, const char *value)
     c->argv[c->n++] = (char *)value;
 }
 
-/* fd: the runtime's end of the socket; parent_fd: our process, as a pidfd, or -1. */
-static void fill_command_line(struct command_line *c, const struct quern_options *o, int fd,
-    int parent_fd)
+/* What the runtime is given: its end of the socket, where its lines go, and our process, as a
+ * pidfd; or -1. */
+enum { GIVE_SOCKET, GIVE_LINES, GIVE_PARENT, GIVEN };
+
+static void fill_command_line(struct command_line *c, const struct quern_options *o,
+    const int given[GIVEN])
 {
+    static const char *const names[GIVEN] = {"--private-fd", "--lines-fd", "--parent-pidfd"};
+
     c->argv[c->n++] = (char *)"quern";
     c->argv[c->n++] = (char *)"serve";
-    snprintf(c->numbers[0], NUMBER, "%d", fd);
-    add(c, "--private-fd", c->numbers[0]);
-    snprintf(c->numbers[1], NUMBER, "%d", parent_fd);
-    if (parent_fd >= 0)
-        add(c, "--parent-pidfd", c->numbers[1]);
+    for (int i = 0; i < GIVEN && given[i] >= 0; i++) {
+        snprintf(c->numbers[i], NUMBER, "%d", given[i]);
+        add(c, names[i], c->numbers[i]);
+    }
     for (int i = 0; o != NULL && client_options[i].name != NULL; i++)
         if (o->values[i] != NULL && strcmp(client_options[i].name, "executable") != 0) {
             snprintf(c->names[i], NAME, "--%s", client_options[i].name);
@@ -127,15 +131,29 @@ static int above_standard(int fd)
     return moved;
 }
 
-static enum status socket_pair(int fds[2])
+static void close_all(int fds[], int n)
 {
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0)
+    for (int i = 0; i < n; i++) {
+        if (fds[i] >= 0)
+            close(fds[i]);
+        fds[i] = -1;
+    }
+}
+
+/* Two ends each, ours and the runtime's. */
+static enum status open_ends(int ours[GIVEN], int given[GIVEN])
+{
+    int ends[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
         return log_fail(STATUS_IO, "no socket pair: %s", strerror(errno));
-    fds[1] = above_standard(fds[1]);
-    if (fds[1] >= 0)
-        return STATUS_OK;
-    close(fds[0]);
-    return STATUS_IO;
+    ours[GIVE_SOCKET] = ends[0];
+    given[GIVE_SOCKET] = above_standard(ends[1]);
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
+        return log_fail(STATUS_IO, "no pipe: %s", strerror(errno));
+    ours[GIVE_LINES] = ends[0];
+    given[GIVE_LINES] = above_standard(ends[1]);
+    return given[GIVE_SOCKET] >= 0 && given[GIVE_LINES] >= 0 ? STATUS_OK : STATUS_IO;
 }
 
 /* How the runtime sees our end although a child of ours, forked, holds the socket open. -1: this
@@ -147,30 +165,35 @@ static int own_pidfd(void)
     return fd >= 0 ? above_standard(fd) : -1;
 }
 
-enum status client_spawn(struct quern *q, const struct quern_options *options)
+static enum status start(struct quern *q, const struct quern_options *options, int ours[GIVEN],
+    int given[GIVEN])
 {
     struct command_line command = {0};
     char path[PATH_MAX];
     enum status s = client_find_program(client_option(options, "executable"), path);
-    int fds[2], keep[2];
 
+    if (s == STATUS_OK)
+        s = open_ends(ours, given);
     if (s != STATUS_OK)
         return s;
-    s = socket_pair(fds);
-    if (s != STATUS_OK)
-        return s;
-    keep[0] = fds[1];
-    keep[1] = own_pidfd();
-    fill_command_line(&command, options, keep[0], keep[1]);
-    s = proc_spawn_detached(path, command.argv, keep, keep[1] >= 0 ? 2 : 1, &q->pid, &q->pidfd);
-    close(keep[0]);
-    if (keep[1] >= 0)
-        close(keep[1]);
+    given[GIVE_PARENT] = own_pidfd();
+    fill_command_line(&command, options, given);
+    return proc_spawn_detached(path, command.argv, given,
+        given[GIVE_PARENT] >= 0 ? GIVEN : GIVE_PARENT, &q->pid, &q->pidfd);
+}
+
+enum status client_spawn(struct quern *q, const struct quern_options *options)
+{
+    int ours[GIVEN] = {-1, -1, -1}, given[GIVEN] = {-1, -1, -1};
+    enum status s = start(q, options, ours, given);
+
+    close_all(given, GIVEN);
     if (s != STATUS_OK) {
-        close(fds[0]);
+        close_all(ours, GIVEN);
         return s;
     }
-    q->fd = fds[0];
+    q->fd = ours[GIVE_SOCKET];
+    q->lines_fd = ours[GIVE_LINES];
     return STATUS_OK;
 }
 

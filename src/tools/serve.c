@@ -18,7 +18,8 @@
 struct serve_options {
     struct runtime_options runtime;
     const char *socket;
-    int private_fd, parent_fd, max_restarts, step_timeout;
+    struct death_options deaths;
+    int private_fd, parent_fd, lines_fd;
 };
 
 #define AT(field) offsetof(struct serve_options, field)
@@ -26,12 +27,10 @@ static const struct option_row serve_rows[] = {
     RUNTIME_OPTION_ROWS(AT(runtime)),
     {"seed", 0, OPTION_SEED, AT(runtime.seed), "S", "of synth: weights", 0, 0, 0},
     {"socket", 0, OPTION_TEXT, AT(socket), "PATH", "listen on a Unix socket", 0, 0, 0},
-    {"max-restarts", 0, OPTION_INT, AT(max_restarts), "N",
-        "deaths of workers in a minute that are mended; 0: none (default 3)", 0, 1000, 0},
-    {"step-timeout", 0, OPTION_INT, AT(step_timeout), "SECONDS",
-        "workers that make no step for so long are started again (default 30)", 1, 86400, 0},
+    DEATH_OPTION_ROWS(AT(deaths)),
     /* libquern's own */
     {"parent-pidfd", 0, OPTION_INT, AT(parent_fd), NULL, NULL, 3, 1 << 20, 0},
+    {"lines-fd", 0, OPTION_INT, AT(lines_fd), NULL, NULL, 3, 1 << 20, 0},
     {"private-fd", 0, OPTION_INT, AT(private_fd), NULL, NULL, 3, 1 << 20, 0},
     {0},
 };
@@ -75,8 +74,8 @@ static int tell_failure(const struct serve_options *o, enum status s)
 
 int command_serve(int argc, char **argv)
 {
-    struct serve_options o = {.private_fd = -1, .parent_fd = -1, .max_restarts = 3,
-        .step_timeout = 30};
+    struct serve_options o = {.private_fd = -1, .parent_fd = -1, .lines_fd = -1,
+        .deaths = {.max_restarts = 3, .step_timeout = 30}};
     struct supervisor_options run = {.loop = getenv("QUERN_LOOP")};
     int first;
     enum status s;
@@ -103,11 +102,15 @@ int command_serve(int argc, char **argv)
         fcntl(o.private_fd, F_SETFD, FD_CLOEXEC);
         if (o.parent_fd >= 0)
             fcntl(o.parent_fd, F_SETFD, FD_CLOEXEC);
+        if (o.lines_fd >= 0) { /* its standard error is its own */
+            dup2(o.lines_fd, STDERR_FILENO);
+            close(o.lines_fd);
+        }
     }
     log_set_sink(member_log, NULL); /* what a client did wrong reaches it as a frame */
     s = runtime_config_from(&o.runtime, &run.config);
-    run.config.max_restarts = (uint32_t)o.max_restarts;
-    run.config.step_timeout_s = (uint32_t)o.step_timeout;
+    run.config.max_restarts = (uint32_t)o.deaths.max_restarts;
+    run.config.step_timeout_s = (uint32_t)o.deaths.step_timeout;
     log_set_level((enum log_level)run.config.log_level);
     if (s == STATUS_OK)
         s = supervisor_run(&run);

@@ -76,6 +76,7 @@ fi
 for data in $copied; do
     [ ! -d "$srcdir/tests/$data" ] || cp -R "$srcdir/tests/$data" "$out/tests/"
 done
+mkdir -p "$out/docs" && cp "$srcdir/docs/protocol.md" "$out/docs/" # whose examples are run
 chmod -R u+w "$out"
 
 cat >"$out/bin/quern" <<'WRAPPER'

@@ -35,7 +35,8 @@ tap_check $? "every test and example is in Makefile.am"
 
 missing=$(printf '%s\n' "$named" |
     grep -E '^(include|ipc|kernels|src|tests|examples|share)/.*\.[a-z0-9]+$' |
-    grep -v '\.so$' | while read -r file; do
+    grep -v -e '\.so$' -e '\.inc$' | # made
+     while read -r file; do
         [ -e "$file" ] || echo "$file is in Makefile.am and not in the tree"
     done)
 [ -z "$missing" ]
