@@ -89,6 +89,33 @@ static void one_sequence_of_one_token_a_step_fits_its_exchange(void **state)
     sample_at_once("4", "1", 3);
 }
 
+/* Kernels have room for heads of 256: such a model runs, and a wider one is refused, not begun. */
+static void heads_as_wide_as_the_kernels_allow_run_and_no_wider(void **state)
+{
+    static const char wide[] = "{\"architectures\": [\"Qwen3ForCausalLM\"], \"hidden_size\": 16, "
+        "\"intermediate_size\": 32, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, "
+        "\"num_key_value_heads\": 1, \"head_dim\": %d, \"vocab_size\": 300, "
+        "\"max_position_embeddings\": 64, \"tie_word_embeddings\": true, "
+        "\"rms_norm_eps\": 1e-6, \"rope_theta\": 1000000.0, \"hidden_act\": \"silu\"}";
+    static const int head_dims[] = {256, 258, 512};
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        char text[1024], model[4096];
+        int n = snprintf(text, sizeof(text), wide, head_dims[i]);
+        struct command c;
+
+        snprintf(model, sizeof(model), "synth:%s",
+            temp_dir_write(&dir, "wide.json", text, (size_t)n));
+        child_run(&c, NULL, (const char *const[]){"run", "-m", model, "--ids", "1,2", "-n", "3",
+            "--ignore-eos", "--print-ids", NULL});
+        assert_int_equal(c.status, i == 0 ? 0 : 1);
+        if (i > 0 && (strstr(c.err, "head_dim is") == NULL || strstr(c.err, "256") == NULL))
+            fail_msg("head_dim %d: %s", head_dims[i], c.err);
+        child_free(&c);
+    }
+}
+
 /* Numbers that are chosen ------------------------------------------------------------------ */
 
 static json_t *plan_with(const char *const words[])
@@ -222,6 +249,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_sampled_sequences_of_few_ids_a_rank_fit_their_exchange),
         cmocka_unit_test(one_sequence_of_one_token_a_step_fits_its_exchange),
+        cmocka_unit_test(heads_as_wide_as_the_kernels_allow_run_and_no_wider),
         cmocka_unit_test(step_has_a_token_for_every_sequence),
         cmocka_unit_test(context_is_halved_to_fit_the_memory_and_no_further),
         cmocka_unit_test(last_positions_are_the_same_across_chunks),
