@@ -11,6 +11,8 @@
 #ifndef QUERN_LOG_H
 #define QUERN_LOG_H
 
+#include <stdbool.h>
+
 #include "quern/status.h"
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
@@ -28,6 +30,9 @@ enum status log_level_parse(const char *word, enum log_level *level);
 
 /* A sink that writes "quern: LINE" to standard error. */
 void log_to_stderr(void *context, enum log_level level, const char *line);
+
+/* That sink's next line takes the place of a progress bar on the terminal. */
+void log_over_bar(bool shown);
 
 void log_message(enum log_level level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

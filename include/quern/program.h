@@ -125,6 +125,9 @@ struct op {
     const struct weight *weight2; /* OP_QK_ROPE: weight = q norm, weight2 = k norm */
 };
 
+/* What arrays here and in the kernels have room for. */
+enum { PROGRAM_MAX_HEAD_DIM = 256, PROGRAM_MAX_HEADS = 128 };
+
 /* Sizes every operation may need; local to this rank where it says so. */
 struct program_shape {
     struct plan_limits limits;
@@ -132,12 +135,12 @@ struct program_shape {
     uint32_t layers;
     uint32_t head_dim;
     uint32_t heads, kv_heads;   /* this rank's */
-    uint16_t q_to_kv[128];      /* local query head -> local KV head */
+    uint16_t q_to_kv[PROGRAM_MAX_HEADS]; /* local query head -> local KV head */
     uint32_t vocab_first, vocab_rows; /* this rank's ids */
     uint32_t vocab;             /* all ids, padding rows included */
     float rms_eps;
     float rope_scale;           /* cos and sin are multiplied by it; 1 without YaRN */
-    float inv_freq[256];        /* [head_dim / 2] */
+    float inv_freq[PROGRAM_MAX_HEAD_DIM / 2]; /* [head_dim / 2] */
     enum dtype kv_dtype;        /* F32, BF16 or F16 */
     enum compute compute;
 };

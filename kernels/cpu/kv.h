@@ -6,7 +6,7 @@
 
 #include "kernels/cpu/cpu.h"
 
-enum { MAX_HEAD_DIM = 256 };
+enum { MAX_HEAD_DIM = PROGRAM_MAX_HEAD_DIM };
 
 /* Element index of head `head` at `position`, the same in k and v. */
 static inline size_t kv_at(const struct kv_view *kv, const uint32_t *blocks, uint32_t head,

@@ -1,6 +1,6 @@
 /* v16_avx2.h - sixteen floats as two AVX2 registers: one panel's outputs.
  *
- * The kernels are written once over v16 (linear_tile.h, attention_row.h,
+ * The kernels are written once over v16 (linear_tile.h, attention_v16.h,
  * norm_avx2.c); this file and v16_avx512.h say what it is made of. Both do the
  * same operations lane by lane, fused multiply-add included, so that the rows
  * made from them agree in every bit. Include in files built with -mavx2 -mfma

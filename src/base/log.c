@@ -5,6 +5,7 @@
 #include "quern/log.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 static log_sink *process_sink;
 static void *process_context;
 static enum log_level process_level = LOG_LEVEL_WARN;
+static bool bar_shown;
 static _Thread_local char last_error[LOG_LINE_BYTES];
 
 void log_set_sink(log_sink *sink, void *context)
@@ -42,13 +44,19 @@ enum status log_level_parse(const char *word, enum log_level *level)
     return STATUS_INVALID;
 }
 
+void log_over_bar(bool shown)
+{
+    bar_shown = shown;
+}
+
 void log_to_stderr(void *context, enum log_level level, const char *line)
 {
     char text[LOG_LINE_BYTES + 16];
-    int n = snprintf(text, sizeof(text), "quern: %s\n", line);
+    int n = snprintf(text, sizeof(text), "%squern: %s\n", bar_shown ? "\r\033[K" : "", line);
 
     (void)context;
     (void)level;
+    bar_shown = false;
     /* One write, so that lines of several processes do not mix. */
     if (write(STDERR_FILENO, text, (size_t)n) < 0)
         return;

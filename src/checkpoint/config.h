@@ -11,9 +11,10 @@
 #include <stdbool.h>
 
 #include "quern/dtype.h"
+#include "quern/program.h"
 #include "quern/status.h"
 
-enum { CONFIG_EOS_MAX = 16, CONFIG_HEAD_DIM_MAX = 512 };
+enum { CONFIG_EOS_MAX = 16, CONFIG_HEAD_DIM_MAX = PROGRAM_MAX_HEAD_DIM };
 
 enum architecture { ARCHITECTURE_QWEN3, ARCHITECTURE_QWEN3_MOE };
 

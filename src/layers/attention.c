@@ -74,7 +74,6 @@ static void set_heads(struct builder *b, const char *q_proj, const struct attent
 {
     struct program_shape *s = &b->program->shape;
     uint32_t group = shape->heads / shape->kv_heads;
-    uint32_t room = sizeof(s->q_to_kv) / sizeof(s->q_to_kv[0]);
     char who[256];
 
     if (b->status != STATUS_OK)
@@ -85,9 +84,10 @@ static void set_heads(struct builder *b, const char *q_proj, const struct attent
     if (q.count == 0 || kv.count == 0)
         builder_fail(b, "%s: rank %d has no head: use a smaller tp", place_who(b, q_proj, who),
             b->rank);
-    if (q.count > room)
-        builder_fail(b, "%s: %u query heads are too many for one rank, which takes %u: use tp %u",
-            place_who(b, q_proj, who), q.count, room, (shape->heads + room - 1) / room);
+    if (q.count > PROGRAM_MAX_HEADS)
+        builder_fail(b, "%s: %u query heads are too many for one rank, which takes %d: use tp %u",
+            place_who(b, q_proj, who), q.count, PROGRAM_MAX_HEADS,
+            (shape->heads + PROGRAM_MAX_HEADS - 1) / PROGRAM_MAX_HEADS);
     if (b->status != STATUS_OK)
         return;
     s->heads = q.count;

@@ -181,10 +181,8 @@ static enum status check_op(struct walk *w, int i)
 
 static bool shape_valid(const struct program_shape *s)
 {
-    size_t heads_room = sizeof(s->q_to_kv) / sizeof(s->q_to_kv[0]);
-    size_t lanes_room = sizeof(s->inv_freq) / sizeof(s->inv_freq[0]);
-
-    if (s->heads > heads_room || s->head_dim % 2 != 0 || s->head_dim / 2 > lanes_room ||
+    if (s->heads > PROGRAM_MAX_HEADS || s->head_dim % 2 != 0 ||
+        s->head_dim > PROGRAM_MAX_HEAD_DIM ||
         s->limits.block_size == 0 || s->limits.max_tokens == 0 || s->limits.max_slots == 0 ||
         s->vocab_first > s->vocab || s->vocab_rows > s->vocab - s->vocab_first ||
         s->vocab > INT32_MAX || s->limits.vocab > s->vocab)

@@ -181,15 +181,24 @@ static const struct family {
     {"compressed-tensors", scheme_read_compressed},
     {"awq", scheme_read_awq},
     {"gptq", scheme_read_gptq},
+    {"auto-round", scheme_read_autoround},
+    {"intel/auto-round", scheme_read_autoround},
     {"w8a8_int8", scheme_read_w8a8_int8},
     {"w8a8_fp8", scheme_read_w8a8_fp8},
     {"blockwise_int8", scheme_read_blockwise_int8},
 };
 
+/* Its older files do not name it. */
+static bool has_bitsandbytes(const json_t *config)
+{
+    return json_is_true(json_object_get(config, "load_in_4bit")) ||
+           json_is_true(json_object_get(config, "load_in_8bit"));
+}
+
 static enum status read_family(struct quant_scheme *s, const char *file, const json_t *config,
     const char *fallback)
 {
-    const char *method = fallback;
+    const char *method = has_bitsandbytes(config) ? "bitsandbytes" : fallback;
     enum status status = json_field_string(file, config, "quant_method", &method);
 
     if (status != STATUS_OK)
@@ -200,7 +209,8 @@ static enum status read_family(struct quant_scheme *s, const char *file, const j
         if (strcmp(method, families[i].name) == 0)
             return families[i].read(s, file, config);
     return log_fail(STATUS_INVALID, "%s: quant_method %s is not supported: quern reads fp8, "
-        "compressed-tensors, awq, gptq, w8a8_int8, w8a8_fp8 and blockwise_int8", file, method);
+        "compressed-tensors, awq, gptq, auto-round, w8a8_int8, w8a8_fp8 and blockwise_int8: get "
+        "the model in one of these, or whole", file, method);
 }
 
 static const json_t *present(const json_t *object, const char *key)
@@ -247,6 +257,19 @@ static enum status read_other_files(struct quant_scheme *s, const char *dir, boo
     return status;
 }
 
+/* mlx-lm writes "quantization", {"group_size", "bits"}, and the same again without a method. */
+static enum status refuse_mlx(const json_t *root)
+{
+    const json_t *mlx = json_object_get(root, "quantization");
+
+    if (json_object_get(mlx, "bits") == NULL ||
+        json_object_get(json_object_get(root, "quantization_config"), "quant_method") != NULL)
+        return STATUS_OK;
+    return log_fail(STATUS_INVALID, "config.json: quantization: this is a checkpoint of MLX's, of "
+        "%lld bits: get the repository that it was made from", (long long)json_integer_value(
+        json_object_get(mlx, "bits")));
+}
+
 /* What the checkpoint in `dir` says; *found: anything at all. */
 static enum status read_checkpoint(struct quant_scheme *s, const char *dir, bool *found)
 {
@@ -257,6 +280,8 @@ static enum status read_checkpoint(struct quant_scheme *s, const char *dir, bool
     enum status status = read_beside(dir, "config.json", &root);
 
     *found = false;
+    if (status == STATUS_OK && (status = refuse_mlx(root)) != STATUS_OK)
+        json_decref(root);
     if (status != STATUS_OK)
         return status;
     for (int i = 0; root != NULL && config == NULL && i < 2; i++) {

@@ -47,6 +47,7 @@ enum status scheme_read_compressed(struct quant_scheme *s, const char *file, con
 enum status scheme_read_fp8(struct quant_scheme *s, const char *file, const json_t *config);
 enum status scheme_read_awq(struct quant_scheme *s, const char *file, const json_t *config);
 enum status scheme_read_gptq(struct quant_scheme *s, const char *file, const json_t *config);
+enum status scheme_read_autoround(struct quant_scheme *s, const char *file, const json_t *config);
 enum status scheme_read_w8a8_int8(struct quant_scheme *s, const char *file, const json_t *config);
 enum status scheme_read_w8a8_fp8(struct quant_scheme *s, const char *file, const json_t *config);
 enum status scheme_read_blockwise_int8(struct quant_scheme *s, const char *file,

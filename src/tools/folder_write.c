@@ -12,20 +12,25 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <jansson.h>
 
+#include "base/progress.h"
 #include "checkpoint/config_json.h"
 #include "checkpoint/safetensors_header.h"
 #include "quern/log.h"
+#include "tools/interrupt.h"
 
 enum { CHUNK_BYTES = 4 << 20, FILE_NAME_BYTES = 64, ROW_STEP = 128 };
 
 static enum status fail_write(const char *path)
 {
+    if (errno == EFBIG)
+        return log_fail(STATUS_IO, "%s: cannot write: %s: look at ulimit -f", path, strerror(errno));
     return log_fail(STATUS_IO, "%s: cannot write: %s", path, strerror(errno));
 }
 
@@ -110,6 +115,76 @@ static void remove_folder(const char *folder)
     rmdir(folder);
 }
 
+/* Where in `path` its last name begins. */
+static size_t name_offset(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash != NULL ? (size_t)(slash - path) + 1 : 0;
+}
+
+/* A descriptor of the folder with its lock; -1: another process has it, or it is gone. */
+static int lock_folder(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    struct stat ours, there;
+
+    if (fd < 0)
+        return -1;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && fstat(fd, &ours) == 0 && stat(path, &there) == 0 &&
+        ours.st_dev == there.st_dev && ours.st_ino == there.st_ino)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* Removes every NAME.tmp-NUMBER that nobody writes any more; f->dir ends with NAME. */
+static void remove_left_over(const struct folder *f)
+{
+    size_t at = name_offset(f->dir), name = strlen(f->dir + at);
+    char path[PATH_MAX], parent[PATH_MAX];
+    struct dirent *entry;
+    DIR *dir;
+
+    snprintf(parent, sizeof(parent), "%.*s", at > 0 ? (int)at : 1, at > 0 ? f->dir : ".");
+    dir = opendir(parent);
+    while (dir != NULL && (entry = readdir(dir)) != NULL) {
+        const char *tail = entry->d_name + name;
+        int fd;
+
+        if (strncmp(entry->d_name, f->dir + at, name) != 0 || strncmp(tail, ".tmp-", 5) != 0 ||
+            tail[5] == '\0' || tail[5 + strspn(tail + 5, "0123456789")] != '\0' ||
+            path_join(path, sizeof(path), parent, entry->d_name) != STATUS_OK)
+            continue;
+        fd = lock_folder(path);
+        if (fd < 0)
+            continue;
+        remove_folder(path);
+        close(fd);
+    }
+    if (dir != NULL)
+        closedir(dir);
+}
+
+/* The next writer may take it for left over before it is locked: then it is made again. */
+static enum status make_folder(struct folder *f)
+{
+    for (int tries = 0; tries < 8; tries++) {
+        if (mkdir(f->path, 0777) != 0)
+            break;
+        f->lock_fd = lock_folder(f->path);
+        if (f->lock_fd >= 0)
+            return STATUS_OK;
+    }
+    return log_fail(STATUS_IO, "%s: cannot make the directory: %s", f->path, strerror(errno));
+}
+
+static void drop_folder(struct folder *f)
+{
+    remove_folder(f->path);
+    close(f->lock_fd);
+}
+
 enum status folder_begin(struct folder *f, const char *dir, uint64_t bytes, const char *advice)
 {
     int n = own_length(dir);
@@ -119,21 +194,45 @@ enum status folder_begin(struct folder *f, const char *dir, uint64_t bytes, cons
         return s;
     snprintf(f->dir, sizeof(f->dir), "%.*s", n, dir);
     snprintf(f->path, sizeof(f->path), "%.*s.tmp-%ld", n, dir, (long)getpid());
-    if (mkdir(f->path, 0777) != 0)
-        return log_fail(STATUS_IO, "%s: cannot make the directory: %s", f->path, strerror(errno));
+    remove_left_over(f);
+    s = make_folder(f);
+    if (s != STATUS_OK)
+        return s;
     s = check_room(f, bytes, advice);
     if (s != STATUS_OK)
-        remove_folder(f->path);
+        drop_folder(f);
     return s;
 }
 
 enum status folder_finish(struct folder *f, enum status s)
 {
+    if (s == STATUS_OK)
+        s = interrupt_check(f->dir);
     if (s == STATUS_OK && rename(f->path, f->dir) != 0)
         s = fail_write(f->dir);
-    if (s != STATUS_OK)
-        remove_folder(f->path);
+    if (s == STATUS_OK)
+        close(f->lock_fd);
+    else
+        drop_folder(f);
     return s;
+}
+
+void folder_tell(const char *dir)
+{
+    DIR *open_dir = opendir(dir);
+    uint64_t bytes = 0;
+    struct dirent *entry;
+    struct stat info;
+    int files = 0;
+
+    while (open_dir != NULL && (entry = readdir(open_dir)) != NULL)
+        if (fstatat(dirfd(open_dir), entry->d_name, &info, 0) == 0 && S_ISREG(info.st_mode)) {
+            bytes += (uint64_t)info.st_size;
+            files++;
+        }
+    if (open_dir != NULL)
+        closedir(open_dir);
+    fprintf(stderr, "quern: wrote %s: %d files, %" PRIu64 " bytes\n", dir, files, bytes);
 }
 
 /* Small files ---------------------------------------------------------------------------------- */
@@ -183,6 +282,13 @@ enum status folder_copy(const struct folder *f, const char *path, const char *na
 
 /* Weights -------------------------------------------------------------------------------------- */
 
+struct writing {
+    const struct folder *folder;
+    const struct folder_tensors *tensors;
+    uint64_t done, total; /* bytes of tensors */
+    struct progress progress;
+};
+
 static enum status write_all(int fd, const char *path, const char *data, size_t n)
 {
     while (n > 0) {
@@ -208,9 +314,10 @@ static uint64_t step_of(const struct tensor_view *view)
     return row * (rows > 0 ? rows : 1);
 }
 
-static enum status write_tensor(const struct folder_tensors *t, int fd, const char *path,
+static enum status write_tensor(struct writing *w, int fd, const char *path,
     const struct tensor_view *view)
 {
+    const struct folder_tensors *t = w->tensors;
     size_t size = file_dtype_bits(view->dtype) / 8;
     uint64_t n = view->bytes / size, step = step_of(view);
     char *chunk = malloc((step < n ? step : n) * size + 1);
@@ -221,16 +328,21 @@ static enum status write_tensor(const struct folder_tensors *t, int fd, const ch
     for (uint64_t first = 0; s == STATUS_OK && first < n; first += step) {
         uint64_t take = n - first < step ? n - first : step;
 
-        s = t->fill(t->context, view, first, take, chunk);
+        s = interrupt_check(w->folder->dir);
+        if (s == STATUS_OK)
+            s = t->fill(t->context, view, first, take, chunk);
         if (s == STATUS_OK)
             s = write_all(fd, path, chunk, take * size);
+        w->done += take * size;
+        if (s == STATUS_OK)
+            progress_show(&w->progress, (double)w->done / (double)w->total);
     }
     free(chunk);
     return s;
 }
 
-static enum status write_tensors(const struct folder_tensors *t, const char *path,
-    struct tensor_view *views, size_t count)
+static enum status write_tensors(struct writing *w, const char *path, struct tensor_view *views,
+    size_t count)
 {
     char *header;
     size_t header_bytes;
@@ -246,7 +358,7 @@ static enum status write_tensors(const struct folder_tensors *t, const char *pat
     }
     s = write_all(fd, path, header, header_bytes);
     for (size_t i = 0; s == STATUS_OK && i < count; i++)
-        s = write_tensor(t, fd, path, &views[i]);
+        s = write_tensor(w, fd, path, &views[i]);
     if (close(fd) != 0 && s == STATUS_OK)
         s = fail_write(path);
 
@@ -276,29 +388,27 @@ static int count_shards(const struct folder_tensors *t)
     return shards;
 }
 
-static enum status write_shard(const struct folder *f, const struct folder_tensors *t,
-    const char *name, size_t first, size_t n, json_t *map)
+static enum status write_shard(struct writing *w, const char *name, size_t first, size_t n,
+    json_t *map)
 {
+    const struct folder_tensors *t = w->tensors;
     char path[PATH_MAX];
     enum status s;
 
     for (size_t i = 0; i < n; i++)
         if (json_object_set_new(map, t->views[first + i].name, json_string(name)) != 0)
             return log_fail(STATUS_NOMEM, "no memory for an index of %zu tensors", t->count);
-    s = path_join(path, sizeof(path), f->path, name);
-    return s == STATUS_OK ? write_tensors(t, path, t->views + first, n) : s;
+    s = path_join(path, sizeof(path), w->folder->path, name);
+    return s == STATUS_OK ? write_tensors(w, path, t->views + first, n) : s;
 }
 
-static enum status write_index(const struct folder *f, const struct folder_tensors *t, json_t *map)
+static enum status write_index(const struct writing *w, json_t *map)
 {
-    uint64_t total = 0;
     char path[PATH_MAX];
     json_t *index;
-    enum status s = path_join(path, sizeof(path), f->path, "model.safetensors.index.json");
+    enum status s = path_join(path, sizeof(path), w->folder->path, "model.safetensors.index.json");
 
-    for (size_t i = 0; i < t->count; i++)
-        total += t->views[i].bytes;
-    index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map",
+    index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)w->total, "weight_map",
         map);
     if (s == STATUS_OK && (index == NULL || json_dump_file(index, path, JSON_INDENT(2)) != 0))
         s = fail_write(path);
@@ -306,8 +416,19 @@ static enum status write_index(const struct folder *f, const struct folder_tenso
     return s;
 }
 
+static uint64_t all_bytes(const struct folder_tensors *t)
+{
+    uint64_t total = 0;
+
+    for (size_t i = 0; i < t->count; i++)
+        total += t->views[i].bytes;
+    return total;
+}
+
 enum status folder_weights(const struct folder *f, const struct folder_tensors *t)
 {
+    struct writing w = {.folder = f, .tensors = t, .total = all_bytes(t),
+        .progress = progress_of("writing")};
     int shards = count_shards(t), shard = 0;
     json_t *map = json_object();
     enum status s = STATUS_OK;
@@ -320,10 +441,11 @@ enum status folder_weights(const struct folder *f, const struct folder_tensors *
         if (shards > 1)
             snprintf(name, sizeof(name), "model-%05d-of-%05d.safetensors", ++shard, shards);
         n = shard_length(t, first);
-        s = write_shard(f, t, name, first, n, map);
+        s = write_shard(&w, name, first, n, map);
     }
     if (s == STATUS_OK && shards > 1)
-        s = write_index(f, t, map);
+        s = write_index(&w, map);
+    progress_clear(&w.progress);
     json_decref(map);
     return s;
 }

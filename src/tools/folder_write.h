@@ -3,7 +3,10 @@
  * Purpose:  what `quern synth` and `quern quantize` share: weights streamed into one or several
  *           .safetensors files with an index, small files, and a directory that appears whole or
  *           not at all.
- * Owns:     DIR.tmp-PID from folder_begin() on, until folder_finish() renames or removes it.
+ * Owns:     DIR.tmp-PID, which it holds a lock on, from folder_begin() on until folder_finish()
+ *           renames or removes it. What a killed writer of the same DIR left, nobody locks: the
+ *           next one removes it.
+ * Signals:  see interrupt.h: writing ends with INTERRUPTED.
  * Blocking: writes the whole checkpoint. Memory: one buffer of a few megabytes. */
 #ifndef QUERN_TOOLS_FOLDER_WRITE_H
 #define QUERN_TOOLS_FOLDER_WRITE_H
@@ -20,6 +23,7 @@
 struct folder {
     char path[PATH_MAX]; /* where it is being written */
     char dir[PATH_MAX];  /* what it will be called */
+    int lock_fd;         /* of it */
 };
 
 /* INVALID: no name, too long a one, or DIR exists and is not empty. */
@@ -50,7 +54,10 @@ struct folder_tensors {
     void *context;
 };
 
-/* model.safetensors, or model-0000i-of-0000n.safetensors and their index. */
+/* Says on standard error what a finished folder holds: files, bytes, where. */
+void folder_tell(const char *dir);
+
+/* With a bar on a terminal. model.safetensors, or model-0000i-of-0000n.safetensors and their index. */
 enum status folder_weights(const struct folder *f, const struct folder_tensors *tensors);
 
 #endif

@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/options.h"
@@ -21,6 +20,7 @@
 #include "cli/cli.h"
 #include "ipc/proc.h"
 #include "quern/log.h"
+#include "tools/new_file.h"
 #include "tools/runtime_config.h"
 #include "tools/tools.h"
 #include "worker/worker.h"
@@ -211,20 +211,27 @@ static enum status check_ids(const struct worker *w, const int32_t *ids, size_t 
     return STATUS_OK;
 }
 
-static enum status write_header(FILE *f, size_t rows, size_t vocab)
+static enum status write_out(const struct new_file *f, const void *data, size_t bytes)
+{
+    if (fwrite(data, 1, bytes, f->out) == bytes)
+        return STATUS_OK;
+    return log_fail(STATUS_IO, "%s: cannot be written: %s", f->path, strerror(errno));
+}
+
+static enum status write_header(const struct new_file *f, size_t rows, size_t vocab)
 {
     char header[256];
     int n = snprintf(header, sizeof(header),
         "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%zu,%zu],\"data_offsets\":[0,%zu]}}", rows, vocab,
         rows * vocab * sizeof(float));
     uint64_t length;
+    enum status s;
 
     while ((n + 8) % 8 != 0)
         header[n++] = ' ';
     length = (uint64_t)n;
-    return fwrite(&length, 8, 1, f) == 1 && fwrite(header, (size_t)n, 1, f) == 1
-               ? STATUS_OK
-               : log_fail(STATUS_IO, "the output could not be written: is the disk full?");
+    s = write_out(f, &length, sizeof(length));
+    return s == STATUS_OK ? write_out(f, header, (size_t)n) : s;
 }
 
 /* One chunk: tokens [at, at + n), logits of its last n_outputs. */
@@ -250,7 +257,8 @@ static void fill_plan(struct plan *plan, const struct worker *w, const int32_t *
     plan_pack(plan);
 }
 
-static enum status run_chunks(struct worker *w, const int32_t *ids, size_t n, size_t last, FILE *f)
+static enum status run_chunks(struct worker *w, const int32_t *ids, size_t n, size_t last,
+    const struct new_file *f)
 {
     uint32_t generation = w->shared->generation;
     struct plan *plan = malloc(plan_max_bytes(&w->limits));
@@ -268,9 +276,8 @@ static enum status run_chunks(struct worker *w, const int32_t *ids, size_t n, si
         s = worker_publish(w, plan);
         if (s == STATUS_OK)
             s = worker_wait(w, &result);
-        if (s == STATUS_OK && wanted > 0 &&
-            fwrite(result.logits, sizeof(float) * (size_t)w->config.vocab, wanted, f) != wanted)
-            s = log_fail(STATUS_IO, "the output could not be written: is the disk full?");
+        if (s == STATUS_OK && wanted > 0)
+            s = write_out(f, result.logits, sizeof(float) * (size_t)w->config.vocab * wanted);
     }
     if (s == STATUS_OK) {
         plan_begin(plan, &w->limits, generation, w->submitted);
@@ -282,37 +289,20 @@ static enum status run_chunks(struct worker *w, const int32_t *ids, size_t n, si
     return s;
 }
 
-/* Written under another name, so that there is never half a file. What is there and no file (a
- * pipe, /dev/null) is written to as it is. */
 static enum status run_to_file(struct worker *w, const struct logits_options *o, const int32_t *ids,
     size_t n)
 {
-    char path[4096];
     enum status s = check_ids(w, ids, n, o->last);
-    struct stat st;
-    bool direct;
-    FILE *f;
+    struct new_file file;
 
+    if (s == STATUS_OK)
+        s = new_file_open(&file, o->output);
     if (s != STATUS_OK)
         return s;
-    direct = stat(o->output, &st) == 0 && !S_ISREG(st.st_mode);
-    if (direct)
-        snprintf(path, sizeof(path), "%s", o->output);
-    else
-        snprintf(path, sizeof(path), "%s.part-%d", o->output, (int)getpid());
-    f = fopen(path, direct ? "we" : "wxe");
-    if (f == NULL)
-        return log_fail(STATUS_IO, "%s: cannot be written: %m", o->output);
-    s = write_header(f, (size_t)o->last, (size_t)w->config.vocab);
+    s = write_header(&file, (size_t)o->last, (size_t)w->config.vocab);
     if (s == STATUS_OK)
-        s = run_chunks(w, ids, n, (size_t)o->last, f);
-    if (fclose(f) != 0 && s == STATUS_OK)
-        s = log_fail(STATUS_IO, "%s: %m", o->output);
-    if (s == STATUS_OK && !direct && rename(path, o->output) != 0)
-        s = log_fail(STATUS_IO, "%s: %m", o->output);
-    if (s != STATUS_OK && !direct)
-        unlink(path);
-    return s;
+        s = run_chunks(w, ids, n, (size_t)o->last, &file);
+    return new_file_finish(&file, s);
 }
 
 static enum status run(const struct logits_options *o, const int32_t *ids, size_t n)

@@ -1,7 +1,7 @@
 /* plan.c - quern plan: what every rank would hold, run and send, before any worker starts.
  *
  * The model is built for each rank as its worker would build it, and no weight
- * is read (plan_model.h); rows are made of that (plan_rows.h) and printed. */
+ * is read (plan_model.h); lists are made of that (plan_list.h) and printed. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,7 +10,7 @@
 #include "cli/cli.h"
 #include "quern/log.h"
 #include "tools/runtime_config.h"
-#include "tools/plan_rows.h"
+#include "tools/plan_list.h"
 #include "tools/tools.h"
 
 struct plan_options {
@@ -27,13 +27,13 @@ static const struct option_row plan_option_rows[] = {
 
 static enum status print(const struct plan_model *m, bool json)
 {
-    struct plan_rows rows;
-    enum status s = plan_rows_make(m, &rows);
+    struct plan_list list;
+    enum status s = plan_list_make(m, &list);
 
     if (s != STATUS_OK)
         return s;
-    s = json ? plan_print_json(&rows) : plan_print_text(&rows);
-    plan_rows_free(&rows);
+    s = json ? plan_print_json(&list) : plan_print_text(&list);
+    plan_list_free(&list);
     return s;
 }
 

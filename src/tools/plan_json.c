@@ -3,7 +3,7 @@
 #include <stdio.h>
 
 #include "quern/log.h"
-#include "tools/plan_rows.h"
+#include "tools/plan_list.h"
 
 /* Appends `value` (owned) to `array`; a NULL one is a failure that jansson keeps quiet about. */
 static void append(json_t *array, json_t *value, bool *failed)
@@ -25,13 +25,13 @@ static json_t *number(uint64_t n)
 
 /* Tensors ---------------------------------------------------------------------------------- */
 
-static json_t *shape_json(const struct tensor_row *r)
+static json_t *shape_json(const struct tensor_item *r)
 {
     return r->cols > 0 ? json_pack("[i,i]", (int)r->rows, (int)r->cols)
                        : json_pack("[i]", (int)r->rows);
 }
 
-static json_t *part_json(const struct tensor_row *r, const struct tensor_part *p, bool *failed)
+static json_t *part_json(const struct tensor_item *r, const struct tensor_part *p, bool *failed)
 {
     json_t *part = json_pack("{s:[i,i]}", "rows", (int)p->row, (int)p->rows);
 
@@ -41,7 +41,7 @@ static json_t *part_json(const struct tensor_row *r, const struct tensor_part *p
     return part;
 }
 
-static json_t *tensor_json(const struct tensor_row *r, int size, bool *failed)
+static json_t *tensor_json(const struct tensor_item *r, int size, bool *failed)
 {
     json_t *ranks = json_array(), *t;
 
@@ -55,24 +55,24 @@ static json_t *tensor_json(const struct tensor_row *r, int size, bool *failed)
     return t;
 }
 
-static json_t *tensors_json(const struct plan_rows *rows, bool *failed)
+static json_t *tensors_json(const struct plan_list *list, bool *failed)
 {
     json_t *tensors = json_array();
 
-    for (size_t i = 0; i < rows->n_tensors; i++)
-        append(tensors, tensor_json(&rows->tensors[i], rows->model->size, failed), failed);
+    for (size_t i = 0; i < list->n_tensors; i++)
+        append(tensors, tensor_json(&list->tensors[i], list->model->size, failed), failed);
     return tensors;
 }
 
 /* Program ---------------------------------------------------------------------------------- */
 
-static json_t *buffer_json(const struct plan_rows *rows, int buffer, enum place place)
+static json_t *buffer_json(const struct plan_list *list, int buffer, enum place place)
 {
     return json_pack("{s:s, s:s}", "buffer",
-        rows->model->ranks[0].model.program.buffers[buffer].name, "placement", place_name(place));
+        list->model->ranks[0].model.program.buffers[buffer].name, "placement", place_name(place));
 }
 
-static json_t *op_json(const struct plan_rows *rows, const struct op_row *r, bool *failed)
+static json_t *op_json(const struct plan_list *list, const struct op_item *r, bool *failed)
 {
     json_t *op = json_pack("{s:s, s:i}", "op", op_name(r->op->kind), "layer", r->op->layer);
     json_t *reads = json_array();
@@ -80,10 +80,10 @@ static json_t *op_json(const struct plan_rows *rows, const struct op_row *r, boo
 
     for (int n = 0; n < 2; n++)
         if (r->op->in[n] >= 0)
-            append(reads, buffer_json(rows, r->op->in[n], r->in[n]), failed);
+            append(reads, buffer_json(list, r->op->in[n], r->in[n]), failed);
     set(op, "reads", reads, failed);
     if (out >= 0 && r->op->kind != OP_SAMPLE)
-        set(op, "writes", buffer_json(rows, out, r->out), failed);
+        set(op, "writes", buffer_json(list, out, r->out), failed);
     if (r->weight[0] != '\0')
         set(op, "weight", json_string(r->weight), failed);
     if (r->moved == 0)
@@ -94,26 +94,26 @@ static json_t *op_json(const struct plan_rows *rows, const struct op_row *r, boo
     return op;
 }
 
-static json_t *program_json(const struct plan_rows *rows, bool *failed)
+static json_t *program_json(const struct plan_list *list, bool *failed)
 {
     json_t *ops = json_array();
 
-    for (size_t i = 0; i < rows->n_ops; i++)
-        append(ops, op_json(rows, &rows->ops[i], failed), failed);
+    for (size_t i = 0; i < list->n_ops; i++)
+        append(ops, op_json(list, &list->ops[i], failed), failed);
     return ops;
 }
 
 /* Communication: bytes per token of each section. */
-static json_t *communication_json(const struct plan_rows *rows, bool *failed)
+static json_t *communication_json(const struct plan_list *list, bool *failed)
 {
     json_t *layers = json_array();
 
-    for (int layer = 0; layer < rows->model->config.layers; layer++)
-        append(layers, number(plan_rows_moved(rows, layer)), failed);
+    for (int layer = 0; layer < list->model->config.layers; layer++)
+        append(layers, number(plan_list_moved(list, layer)), failed);
     return json_pack("{s:o, s:o, s:o, s:o}", "before_layers",
-        number(plan_rows_moved(rows, SECTION_BEGIN)), "layers", layers, "behind_layers",
-        number(plan_rows_moved(rows, SECTION_END)), "bytes_per_token",
-        number(plan_rows_moved(rows, SECTION_ALL)));
+        number(plan_list_moved(list, SECTION_BEGIN)), "layers", layers, "behind_layers",
+        number(plan_list_moved(list, SECTION_END)), "bytes_per_token",
+        number(plan_list_moved(list, SECTION_ALL)));
 }
 
 /* Ranks ------------------------------------------------------------------------------------ */
@@ -163,9 +163,9 @@ static json_t *model_json(const struct plan_model *m)
         "kv_heads", c->kv_heads, "head_dim", c->head_dim, "vocab", c->vocab);
 }
 
-static json_t *plan_json(const struct plan_rows *rows, bool *failed)
+static json_t *plan_json(const struct plan_list *list, bool *failed)
 {
-    const struct plan_model *m = rows->model;
+    const struct plan_model *m = list->model;
     json_t *plan = json_object(), *ranks = json_array();
 
     for (int rank = 0; rank < m->size; rank++)
@@ -179,19 +179,19 @@ static json_t *plan_json(const struct plan_rows *rows, bool *failed)
     set(plan, "max_batched_tokens", number(m->max_batched_tokens), failed);
     set(plan, "max_seqs", number(m->max_seqs), failed);
     set(plan, "max_model_len", number(m->max_model_len), failed);
-    set(plan, "tensors", tensors_json(rows, failed), failed);
-    set(plan, "program", program_json(rows, failed), failed);
-    set(plan, "communication", communication_json(rows, failed), failed);
+    set(plan, "tensors", tensors_json(list, failed), failed);
+    set(plan, "program", program_json(list, failed), failed);
+    set(plan, "communication", communication_json(list, failed), failed);
     set(plan, "ranks", ranks, failed);
     set(plan, "weights_evenness", evenness_json(plan_weights_evenness(m)), failed);
     set(plan, "kv_evenness", evenness_json(plan_kv_evenness(m)), failed);
     return plan;
 }
 
-enum status plan_print_json(const struct plan_rows *rows)
+enum status plan_print_json(const struct plan_list *list)
 {
     bool failed = false;
-    json_t *plan = plan_json(rows, &failed);
+    json_t *plan = plan_json(list, &failed);
     enum status s = STATUS_OK;
 
     if (plan == NULL || failed)

@@ -2,7 +2,7 @@
  *
  * Every rank's program is built in this process, one after another, exactly as
  * its worker would build it, and no weight is read: what is printed is what
- * would run. plan_rows.h makes a table of it.
+ * would run. plan_list.h makes a table of it.
  *
  * Ownership: plan_model_open()'s until plan_model_close().
  * Blocking: reads config.json and the headers of the weights' files. */

@@ -8,7 +8,7 @@
 
 #include "kernels/cpu/exec.h"
 #include "quern/log.h"
-#include "tools/plan_rows.h"
+#include "tools/plan_list.h"
 
 struct walk {
     const struct plan_model *m;
@@ -73,16 +73,16 @@ static uint64_t row_bytes(const struct walk *w, int buffer)
 }
 
 /* Each rank's record of its shard: the best token alone, or a list of them. */
-static void count_sample(const struct walk *w, struct op_row *row)
+static void count_sample(const struct walk *w, struct op_item *item)
 {
-    row->moved = (uint64_t)w->m->size * sizeof(struct pick);
-    row->moved_most = (uint64_t)w->m->size * sizeof(struct shard_record);
-    row->per_output = true;
+    item->moved = (uint64_t)w->m->size * sizeof(struct pick);
+    item->moved_most = (uint64_t)w->m->size * sizeof(struct shard_record);
+    item->per_output = true;
 }
 
-static void count_moved(const struct walk *w, struct op_row *row)
+static void count_moved(const struct walk *w, struct op_item *item)
 {
-    const struct op *op = row->op;
+    const struct op *op = item->op;
 
     if (w->m->size == 1)
         return;
@@ -90,26 +90,26 @@ static void count_moved(const struct walk *w, struct op_row *row)
     case OP_ALL_REDUCE:
     case OP_REDUCE_SCATTER:
     case OP_GATHER_ROWS:
-    case OP_MAX_REDUCE: row->moved = row_bytes(w, op->in[0]); break;
-    case OP_REDUCE_ADD_NORM: row->moved = row_bytes(w, op->in[1]); break;
-    case OP_GATHER_COLS: row->moved = (uint64_t)op->map->cols * sizeof(float); break;
-    case OP_SAMPLE: count_sample(w, row); return;
+    case OP_MAX_REDUCE: item->moved = row_bytes(w, op->in[0]); break;
+    case OP_REDUCE_ADD_NORM: item->moved = row_bytes(w, op->in[1]); break;
+    case OP_GATHER_COLS: item->moved = (uint64_t)op->map->cols * sizeof(float); break;
+    case OP_SAMPLE: count_sample(w, item); return;
     default: return;
     }
-    row->moved_most = row->moved;
-    row->per_output = w->program->buffers[op->in[0]].rows == EXTENT_OUTPUTS;
+    item->moved_most = item->moved;
+    item->per_output = w->program->buffers[op->in[0]].rows == EXTENT_OUTPUTS;
 }
 
-static void fill_op(struct walk *w, struct op_row *row, const struct op *op)
+static void fill_op(struct walk *w, struct op_item *item, const struct op *op)
 {
     enum place behind = place_behind(w, op);
 
-    row->op = op;
-    row->weight = op->weight != NULL ? op->weight->name : "";
+    item->op = op;
+    item->weight = op->weight != NULL ? op->weight->name : "";
     for (int n = 0; n < 2; n++)
-        row->in[n] = op->in[n] >= 0 ? w->place[op->in[n]] : PLACE_REPLICATE;
-    row->out = behind;
-    count_moved(w, row);
+        item->in[n] = op->in[n] >= 0 ? w->place[op->in[n]] : PLACE_REPLICATE;
+    item->out = behind;
+    count_moved(w, item);
     if (op->kind == OP_REDUCE_ADD_NORM)
         w->place[op->in[1]] = PLACE_REPLICATE;
     if (op->out >= 0)
@@ -120,65 +120,65 @@ static void fill_op(struct walk *w, struct op_row *row, const struct op *op)
 
 /* Each layer ends with the norm that the next one reads, so the first norm stands before them all
  * (layer 0 is then like the others). */
-static void set_sections(struct plan_rows *rows)
+static void set_sections(struct plan_list *list)
 {
     bool begun = false;
 
-    for (size_t i = 0; i < rows->n_ops; i++) {
-        const struct op *op = rows->ops[i].op;
+    for (size_t i = 0; i < list->n_ops; i++) {
+        const struct op *op = list->ops[i].op;
 
-        rows->ops[i].section = !begun ? SECTION_BEGIN : op->layer < 0 ? SECTION_END : op->layer;
+        list->ops[i].section = !begun ? SECTION_BEGIN : op->layer < 0 ? SECTION_END : op->layer;
         begun = begun || op->kind == OP_NORM;
     }
 }
 
-enum status plan_rows_ops(struct plan_rows *rows)
+enum status plan_list_ops(struct plan_list *list)
 {
-    const struct program *p = &rows->model->ranks[0].model.program;
-    struct walk w = {.m = rows->model, .program = p};
+    const struct program *p = &list->model->ranks[0].model.program;
+    struct walk w = {.m = list->model, .program = p};
 
-    rows->ops = calloc((size_t)p->n_ops, sizeof(*rows->ops));
-    if (rows->ops == NULL)
+    list->ops = calloc((size_t)p->n_ops, sizeof(*list->ops));
+    if (list->ops == NULL)
         return log_fail(STATUS_NOMEM, "no memory for a list of %d operations", p->n_ops);
     for (int i = 0; i < p->n_ops; i++)
-        fill_op(&w, &rows->ops[rows->n_ops++], &p->ops[i]);
-    set_sections(rows);
+        fill_op(&w, &list->ops[list->n_ops++], &p->ops[i]);
+    set_sections(list);
     return STATUS_OK;
 }
 
-uint64_t plan_rows_moved(const struct plan_rows *rows, int section)
+uint64_t plan_list_moved(const struct plan_list *list, int section)
 {
     uint64_t bytes = 0;
 
-    for (size_t i = 0; i < rows->n_ops; i++)
-        if (!rows->ops[i].per_output &&
-            (section == SECTION_ALL || rows->ops[i].section == section))
-            bytes += rows->ops[i].moved;
+    for (size_t i = 0; i < list->n_ops; i++)
+        if (!list->ops[i].per_output &&
+            (section == SECTION_ALL || list->ops[i].section == section))
+            bytes += list->ops[i].moved;
     return bytes;
 }
 
-static bool same_op(const struct op_row *a, const struct op_row *b)
+static bool same_op(const struct op_item *a, const struct op_item *b)
 {
     return a->op->kind == b->op->kind && a->op->in[0] == b->op->in[0] &&
            a->op->in[1] == b->op->in[1] && a->op->out == b->op->out && a->in[0] == b->in[0] &&
            a->in[1] == b->in[1] && a->out == b->out && a->moved == b->moved;
 }
 
-static size_t first_op(const struct plan_rows *rows, int section)
+static size_t first_op(const struct plan_list *list, int section)
 {
     size_t i = 0;
 
-    while (i < rows->n_ops && rows->ops[i].section != section)
+    while (i < list->n_ops && list->ops[i].section != section)
         i++;
     return i;
 }
 
-bool plan_same_ops(const struct plan_rows *rows, int a, int b)
+bool plan_same_ops(const struct plan_list *list, int a, int b)
 {
-    size_t i = first_op(rows, a), k = first_op(rows, b), n = rows->n_ops;
+    size_t i = first_op(list, a), k = first_op(list, b), n = list->n_ops;
 
-    while (i < n && k < n && rows->ops[i].section == a && rows->ops[k].section == b)
-        if (!same_op(&rows->ops[i++], &rows->ops[k++]))
+    while (i < n && k < n && list->ops[i].section == a && list->ops[k].section == b)
+        if (!same_op(&list->ops[i++], &list->ops[k++]))
             return false;
-    return (i == n || rows->ops[i].section != a) && (k == n || rows->ops[k].section != b);
+    return (i == n || list->ops[i].section != a) && (k == n || list->ops[k].section != b);
 }

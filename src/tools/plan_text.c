@@ -3,13 +3,13 @@
 #include <string.h>
 
 #include "quern/log.h"
-#include "tools/plan_rows.h"
+#include "tools/plan_list.h"
 #include "tools/text_table.h"
 
 enum { RANKS_ABREAST = 4 };
 
-typedef bool same_layers(const struct plan_rows *rows, int a, int b);
-typedef void add_section(const struct plan_rows *rows, int section, struct table *t);
+typedef bool same_layers(const struct plan_list *list, int a, int b);
+typedef void add_section(const struct plan_list *list, int section, struct table *t);
 
 static void add_run(struct table *t, int first, int last, int like)
 {
@@ -20,22 +20,22 @@ static void add_run(struct table *t, int first, int last, int like)
 }
 
 /* The first layer that this one is the same as; itself if none before it is. */
-static int first_like(const struct plan_rows *rows, int layer, same_layers *same)
+static int first_like(const struct plan_list *list, int layer, same_layers *same)
 {
     for (int i = 0; i < layer; i++)
-        if (same(rows, i, layer))
+        if (same(list, i, layer))
             return i;
     return layer;
 }
 
 /* Each layer that is like none before it, and one line for each run of others. */
-static void add_layers(const struct plan_rows *rows, struct table *t, same_layers *same,
+static void add_layers(const struct plan_list *list, struct table *t, same_layers *same,
     add_section *add)
 {
-    int begun = 0, like = -1, layers = rows->model->config.layers;
+    int begun = 0, like = -1, layers = list->model->config.layers;
 
     for (int layer = 0; layer < layers; layer++) {
-        int now = first_like(rows, layer, same);
+        int now = first_like(list, layer, same);
 
         if (now == like)
             continue;
@@ -44,18 +44,18 @@ static void add_layers(const struct plan_rows *rows, struct table *t, same_layer
         like = now == layer ? -1 : now;
         begun = layer;
         if (now == layer)
-            add(rows, layer, t);
+            add(list, layer, t);
     }
     if (like >= 0)
         add_run(t, begun, layers - 1, like);
 }
 
-static void add_all(const struct plan_rows *rows, struct table *t, same_layers *same,
+static void add_all(const struct plan_list *list, struct table *t, same_layers *same,
     add_section *add)
 {
-    add(rows, SECTION_BEGIN, t);
-    add_layers(rows, t, same, add);
-    add(rows, SECTION_END, t);
+    add(list, SECTION_BEGIN, t);
+    add_layers(list, t, same, add);
+    add(list, SECTION_END, t);
 }
 
 static enum status print_and_free(struct table *t)
@@ -68,10 +68,10 @@ static enum status print_and_free(struct table *t)
 
 /* Tensors ---------------------------------------------------------------------------------- */
 
-static void add_parts(const struct plan_rows *rows, const struct tensor_row *r, int from,
+static void add_parts(const struct plan_list *list, const struct tensor_item *r, int from,
     struct table *t)
 {
-    for (int rank = from; rank < rows->model->size && rank < from + RANKS_ABREAST; rank++) {
+    for (int rank = from; rank < list->model->size && rank < from + RANKS_ABREAST; rank++) {
         const struct tensor_part *p = &r->parts[rank];
         uint32_t first = r->cut == 1 ? p->col : p->row, n = r->cut == 1 ? p->cols : p->rows;
         char bytes[16];
@@ -83,7 +83,7 @@ static void add_parts(const struct plan_rows *rows, const struct tensor_row *r, 
     }
 }
 
-static void add_tensor(const struct plan_rows *rows, const struct tensor_row *r, struct table *t)
+static void add_tensor(const struct plan_list *list, const struct tensor_item *r, struct table *t)
 {
     char line[24] = "", bytes[16];
 
@@ -100,16 +100,16 @@ static void add_tensor(const struct plan_rows *rows, const struct tensor_row *r,
     table_word(t, "%s", r->format);
     if (r->cut < 0) {
         table_word(t, "%s%s", bytes_text(r->parts[0].bytes, bytes),
-            rows->model->size > 1 ? " each" : "");
+            list->model->size > 1 ? " each" : "");
         return;
     }
-    add_parts(rows, r, 0, t);
-    for (int from = RANKS_ABREAST; from < rows->model->size; from += RANKS_ABREAST) {
+    add_parts(list, r, 0, t);
+    for (int from = RANKS_ABREAST; from < list->model->size; from += RANKS_ABREAST) {
         table_begin(t);
         for (int i = 0; i < 4; i++)
             table_word(t, "%s", "");
         table_word(t, "from rank %d:", from);
-        add_parts(rows, r, from, t);
+        add_parts(list, r, from, t);
     }
 }
 
@@ -122,15 +122,15 @@ static void add_section_line(int section, struct table *t)
         table_line(t, "  layer %d:", section);
 }
 
-static void add_tensors(const struct plan_rows *rows, int section, struct table *t)
+static void add_tensors(const struct plan_list *list, int section, struct table *t)
 {
     add_section_line(section, t);
-    for (size_t i = 0; i < rows->n_tensors; i++)
-        if (rows->tensors[i].section == section)
-            add_tensor(rows, &rows->tensors[i], t);
+    for (size_t i = 0; i < list->n_tensors; i++)
+        if (list->tensors[i].section == section)
+            add_tensor(list, &list->tensors[i], t);
 }
 
-static enum status print_tensors(const struct plan_rows *rows)
+static enum status print_tensors(const struct plan_list *list)
 {
     static const char *const heads[] = {"TENSORS", "strategy", "placement", "shape", "stored as"};
     struct table t = {0};
@@ -138,9 +138,9 @@ static enum status print_tensors(const struct plan_rows *rows)
     table_begin(&t);
     for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
         table_word(&t, "%s", heads[i]);
-    for (int rank = 0; rank < rows->model->size && rank < RANKS_ABREAST; rank++)
+    for (int rank = 0; rank < list->model->size && rank < RANKS_ABREAST; rank++)
         table_word(&t, "rank %d", rank);
-    add_all(rows, &t, plan_same_tensors, add_tensors);
+    add_all(list, &t, plan_same_tensors, add_tensors);
     return print_and_free(&t);
 }
 
@@ -166,25 +166,25 @@ static void short_weight(const char *name, char *text, size_t room)
     }
 }
 
-static const char *buffer_name(const struct plan_rows *rows, int buffer)
+static const char *buffer_name(const struct plan_list *list, int buffer)
 {
-    return rows->model->ranks[0].model.program.buffers[buffer].name;
+    return list->model->ranks[0].model.program.buffers[buffer].name;
 }
 
-static void add_inputs(const struct plan_rows *rows, const struct op_row *r, struct table *t)
+static void add_inputs(const struct plan_list *list, const struct op_item *r, struct table *t)
 {
     const int *in = r->op->in;
 
     if (in[0] < 0)
         table_word(t, "%s", "");
     else if (in[1] < 0)
-        table_word(t, "%s (%s)", buffer_name(rows, in[0]), place_name(r->in[0]));
+        table_word(t, "%s (%s)", buffer_name(list, in[0]), place_name(r->in[0]));
     else
-        table_word(t, "%s (%s), %s (%s)", buffer_name(rows, in[0]), place_name(r->in[0]),
-            buffer_name(rows, in[1]), place_name(r->in[1]));
+        table_word(t, "%s (%s), %s (%s)", buffer_name(list, in[0]), place_name(r->in[0]),
+            buffer_name(list, in[1]), place_name(r->in[1]));
 }
 
-static void add_op(const struct plan_rows *rows, const struct op_row *r, struct table *t)
+static void add_op(const struct plan_list *list, const struct op_item *r, struct table *t)
 {
     int out = r->op->out >= 0 ? r->op->out : r->op->in[0];
     char weight[TABLE_WORD], bytes[16];
@@ -192,25 +192,25 @@ static void add_op(const struct plan_rows *rows, const struct op_row *r, struct 
     short_weight(r->weight, weight, sizeof(weight));
     table_begin(t);
     table_word(t, "  %s", op_name(r->op->kind));
-    add_inputs(rows, r, t);
+    add_inputs(list, r, t);
     if (out < 0 || r->op->kind == OP_SAMPLE)
         table_word(t, "%s", "");
     else
-        table_word(t, "-> %s (%s)", buffer_name(rows, out), place_name(r->out));
+        table_word(t, "-> %s (%s)", buffer_name(list, out), place_name(r->out));
     table_word(t, "%s", weight);
     if (r->moved > 0)
         table_word(t, "%s", bytes_text(r->moved, bytes));
 }
 
-static void add_ops(const struct plan_rows *rows, int section, struct table *t)
+static void add_ops(const struct plan_list *list, int section, struct table *t)
 {
     add_section_line(section, t);
-    for (size_t i = 0; i < rows->n_ops; i++)
-        if (rows->ops[i].section == section)
-            add_op(rows, &rows->ops[i], t);
+    for (size_t i = 0; i < list->n_ops; i++)
+        if (list->ops[i].section == section)
+            add_op(list, &list->ops[i], t);
 }
 
-static enum status print_program(const struct plan_rows *rows)
+static enum status print_program(const struct plan_list *list)
 {
     static const char *const heads[] = {"PROGRAM", "reads", "writes", "weight", "communicates"};
     struct table t = {0};
@@ -218,13 +218,13 @@ static enum status print_program(const struct plan_rows *rows)
     table_begin(&t);
     for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
         table_word(&t, "%s", heads[i]);
-    add_all(rows, &t, plan_same_ops, add_ops);
+    add_all(list, &t, plan_same_ops, add_ops);
     return print_and_free(&t);
 }
 
-static enum status print_buffers(const struct plan_rows *rows)
+static enum status print_buffers(const struct plan_list *list)
 {
-    const struct plan_model *m = rows->model;
+    const struct plan_model *m = list->model;
     const struct program *p = &m->ranks[0].model.program;
     struct table t = {0};
 
@@ -243,10 +243,10 @@ static enum status print_buffers(const struct plan_rows *rows)
 
 /* Communication ---------------------------------------------------------------------------- */
 
-static void add_traffic(const struct plan_rows *rows, int section, struct table *t)
+static void add_traffic(const struct plan_list *list, int section, struct table *t)
 {
-    for (size_t i = 0; i < rows->n_ops; i++) {
-        const struct op_row *r = &rows->ops[i];
+    for (size_t i = 0; i < list->n_ops; i++) {
+        const struct op_item *r = &list->ops[i];
         int buffer = r->op->in[r->op->kind == OP_REDUCE_ADD_NORM];
         char bytes[16], most[16];
 
@@ -258,7 +258,7 @@ static void add_traffic(const struct plan_rows *rows, int section, struct table 
         else
             table_word(t, "  %s the layers", section == SECTION_END ? "behind" : "before");
         table_word(t, "%s", op_name(r->op->kind));
-        table_word(t, "%s", buffer_name(rows, buffer));
+        table_word(t, "%s", buffer_name(list, buffer));
         if (r->moved_most != r->moved)
             table_word(t, "%s, or %s with top-k, top-p or min-p", bytes_text(r->moved, bytes),
                 bytes_text(r->moved_most, most));
@@ -269,12 +269,12 @@ static void add_traffic(const struct plan_rows *rows, int section, struct table 
     }
 }
 
-static enum status print_communication(const struct plan_rows *rows)
+static enum status print_communication(const struct plan_list *list)
 {
     char bytes[16];
     struct table t = {0};
 
-    if (rows->model->size == 1) {
+    if (list->model->size == 1) {
         puts("COMMUNICATION: none, there is one rank");
         return STATUS_OK;
     }
@@ -283,8 +283,8 @@ static enum status print_communication(const struct plan_rows *rows)
     table_word(&t, "operation");
     table_word(&t, "buffer");
     table_word(&t, "bytes per token (each value once)");
-    add_all(rows, &t, plan_same_ops, add_traffic);
-    table_line(&t, "  in all: %s per token", bytes_text(plan_rows_moved(rows, SECTION_ALL), bytes));
+    add_all(list, &t, plan_same_ops, add_traffic);
+    table_line(&t, "  in all: %s per token", bytes_text(plan_list_moved(list, SECTION_ALL), bytes));
     return print_and_free(&t);
 }
 
@@ -315,11 +315,11 @@ static void print_evenness(const char *what, struct evenness e)
         e.mean > 0 ? (double)e.largest / e.mean : 1.0);
 }
 
-static enum status print_memory(const struct plan_rows *rows)
+static enum status print_memory(const struct plan_list *list)
 {
     static const char *const heads[] = {"MEMORY", "heads", "KV heads", "weights", "activations",
         "workspace", "KV per token", "KV cache", "in all"};
-    const struct plan_model *m = rows->model;
+    const struct plan_model *m = list->model;
     struct table t = {0};
     enum status s;
 
@@ -352,17 +352,17 @@ static void print_head(const struct plan_model *m)
         m->options.kv_dtype);
 }
 
-enum status plan_print_text(const struct plan_rows *rows)
+enum status plan_print_text(const struct plan_list *list)
 {
-    static enum status (*const parts[])(const struct plan_rows *) = {
+    static enum status (*const parts[])(const struct plan_list *) = {
         print_tensors, print_program, print_buffers, print_communication, print_memory};
     enum status s = STATUS_OK;
 
-    print_head(rows->model);
+    print_head(list->model);
     for (size_t i = 0; s == STATUS_OK && i < sizeof(parts) / sizeof(parts[0]); i++) {
         if (i > 0)
             putchar('\n');
-        s = parts[i](rows);
+        s = parts[i](list);
     }
     return s;
 }

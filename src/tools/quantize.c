@@ -8,6 +8,8 @@
 #include "checkpoint/synth.h"
 #include "cli/cli.h"
 #include "quern/log.h"
+#include "tools/folder_write.h"
+#include "tools/interrupt.h"
 #include "tools/quantize_write.h"
 #include "tools/tools.h"
 
@@ -63,7 +65,10 @@ int command_quantize(int argc, char **argv)
     o = (struct quantize_options){.method = a.method, .activations = a.activations,
         .group = a.group,
         .head = strcmp(a.head, "int8") == 0};
+    interrupt_catch();
     if (s == STATUS_OK)
         s = quantize_write(dir, &o, argv[first]);
-    return s == STATUS_OK ? EXIT_DONE : EXIT_FAILED;
+    if (s == STATUS_OK)
+        folder_tell(argv[first]);
+    return interrupt_exit_status(s);
 }

@@ -4,6 +4,8 @@
 #include "base/options.h"
 #include "cli/cli.h"
 #include "quern/log.h"
+#include "tools/folder_write.h"
+#include "tools/interrupt.h"
 #include "tools/synth_write.h"
 #include "tools/tools.h"
 
@@ -38,6 +40,9 @@ int command_synth(int argc, char **argv)
         log_fail(STATUS_INVALID, "quern synth wants --like NAME and one DIR: see quern synth --help");
         return EXIT_USAGE;
     }
+    interrupt_catch();
     s = synth_write(o.like, o.seed, argv[first]);
-    return s == STATUS_OK ? EXIT_DONE : EXIT_FAILED;
+    if (s == STATUS_OK)
+        folder_tell(argv[first]);
+    return interrupt_exit_status(s);
 }

@@ -1,4 +1,4 @@
-/* text_table.c - all rows first, so that the widths are known. */
+/* text_table.c - all lines first, so that the widths are known. */
 #include "tools/text_table.h"
 
 #include <stdarg.h>
@@ -8,42 +8,42 @@
 
 #include "quern/log.h"
 
-struct table_row {
+struct printed_line {
     char *words[TABLE_COLUMNS];
     int n;
-    bool line; /* one word, of any length */
+    bool whole; /* one word, of any length */
 };
 
 void table_begin(struct table *t)
 {
     if (t->n == t->room) {
         size_t room = t->room == 0 ? 64 : 2 * t->room;
-        struct table_row *rows = realloc(t->rows, room * sizeof(*rows));
+        struct printed_line *lines = realloc(t->lines, room * sizeof(*lines));
 
-        if (rows == NULL) {
+        if (lines == NULL) {
             t->failed = true;
             return;
         }
-        t->rows = rows;
+        t->lines = lines;
         t->room = room;
     }
-    t->rows[t->n++] = (struct table_row){0};
+    t->lines[t->n++] = (struct printed_line){0};
 }
 
 static void add_word(struct table *t, const char *format, va_list args)
 {
-    struct table_row *row;
+    struct printed_line *line;
     char word[TABLE_WORD];
 
-    if (t->failed || t->n == 0 || t->rows[t->n - 1].n == TABLE_COLUMNS)
+    if (t->failed || t->n == 0 || t->lines[t->n - 1].n == TABLE_COLUMNS)
         return;
-    row = &t->rows[t->n - 1];
+    line = &t->lines[t->n - 1];
     vsnprintf(word, sizeof(word), format, args);
-    row->words[row->n] = strdup(word);
-    if (row->words[row->n] == NULL)
+    line->words[line->n] = strdup(word);
+    if (line->words[line->n] == NULL)
         t->failed = true;
     else
-        row->n++;
+        line->n++;
 }
 
 void table_word(struct table *t, const char *format, ...)
@@ -64,25 +64,25 @@ void table_line(struct table *t, const char *format, ...)
     add_word(t, format, args);
     va_end(args);
     if (!t->failed)
-        t->rows[t->n - 1].line = true;
+        t->lines[t->n - 1].whole = true;
 }
 
 static void find_widths(const struct table *t, int widths[TABLE_COLUMNS])
 {
     for (size_t i = 0; i < t->n; i++)
-        for (int k = 0; !t->rows[i].line && k < t->rows[i].n; k++) {
-            int n = (int)strlen(t->rows[i].words[k]);
+        for (int k = 0; !t->lines[i].whole && k < t->lines[i].n; k++) {
+            int n = (int)strlen(t->lines[i].words[k]);
 
             if (n > widths[k])
                 widths[k] = n;
         }
 }
 
-static int last_word(const struct table_row *row)
+static int last_word(const struct printed_line *line)
 {
-    int last = row->n - 1;
+    int last = line->n - 1;
 
-    while (last > 0 && row->words[last][0] == '\0')
+    while (last > 0 && line->words[last][0] == '\0')
         last--;
     return last;
 }
@@ -95,14 +95,14 @@ enum status table_print(const struct table *t)
         return log_fail(STATUS_NOMEM, "no memory for a table");
     find_widths(t, widths);
     for (size_t i = 0; i < t->n; i++) {
-        const struct table_row *row = &t->rows[i];
-        int last = last_word(row);
+        const struct printed_line *line = &t->lines[i];
+        int last = last_word(line);
 
         for (int k = 0; k <= last; k++)
             if (k == last)
-                fputs(row->words[k], stdout);
+                fputs(line->words[k], stdout);
             else
-                printf("%-*s  ", widths[k], row->words[k]);
+                printf("%-*s  ", widths[k], line->words[k]);
         putchar('\n');
     }
     return STATUS_OK;
@@ -111,9 +111,9 @@ enum status table_print(const struct table *t)
 void table_free(struct table *t)
 {
     for (size_t i = 0; i < t->n; i++)
-        for (int k = 0; k < t->rows[i].n; k++)
-            free(t->rows[i].words[k]);
-    free(t->rows);
+        for (int k = 0; k < t->lines[i].n; k++)
+            free(t->lines[i].words[k]);
+    free(t->lines);
     *t = (struct table){0};
 }
 

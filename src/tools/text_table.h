@@ -1,6 +1,6 @@
 /* text_table.h - columns that line up, for people.
  *
- * Rows are added as words and lines, then printed with each column as wide as
+ * Lines are added, as words or whole, then printed with each column as wide as
  * its widest word. A failed allocation is kept and told by table_print().
  *
  * Ownership: words are copied; table_free() gives everything back. */
@@ -14,22 +14,22 @@
 
 enum { TABLE_COLUMNS = 12, TABLE_WORD = 240 };
 
-struct table_row;
+struct printed_line;
 
 struct table {
-    struct table_row *rows;
+    struct printed_line *lines;
     size_t n, room;
     bool failed;
 };
 
-/* A word of the row that was begun last; the first word begins one. */
+/* A word of the line that was begun last; the first word begins one. */
 void table_begin(struct table *t);
 void table_word(struct table *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* A row of one word that no column is widened for. */
+/* A line of one word that no column is widened for. */
 void table_line(struct table *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* To standard output, no blanks at line ends. NOMEM (logged) where a row was lost. */
+/* To standard output, no blanks at line ends. NOMEM (logged) where a line was lost. */
 enum status table_print(const struct table *t);
 void table_free(struct table *t);
 

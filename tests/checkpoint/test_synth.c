@@ -268,6 +268,48 @@ static void written_checkpoint_equals_memory(void **state)
     }
 }
 
+/* As many tensors as fit go into a file, one that is filled to the byte included. */
+static void shards_are_full_and_the_index_counts_them(void **state)
+{
+    enum { FIRST_SHARD = 3 };
+    char like[PATH_MAX], dir[PATH_MAX], name[SYNTH_NAME_BYTES], file[64];
+    uint64_t limit = 0, used = 0, total = 0;
+    struct model_config cfg;
+    struct tensor_view view;
+    json_t *index, *map;
+    int shard = 1;
+
+    (void)state;
+    snprintf(like, sizeof(like), "%s", write_config(""));
+    snprintf(dir, sizeof(dir), "%s", temp_dir_file(&temp, "shards"));
+    assert_int_equal(synth_config(like, &cfg), STATUS_OK);
+    for (size_t i = 0; i < FIRST_SHARD; i++) {
+        synth_tensor_at(&cfg, i, name, &view);
+        limit += view.bytes;
+    }
+    assert_int_equal(synth_write_sharded(like, 0, dir, limit), STATUS_OK);
+    index = json_load_file(temp_dir_file(&temp, "shards/model.safetensors.index.json"), 0, NULL);
+    map = json_object_get(index, "weight_map");
+    assert_non_null(map);
+    for (size_t i = 0; i < synth_tensor_count(&cfg); i++) {
+        synth_tensor_at(&cfg, i, name, &view);
+        if (used > 0 && used + view.bytes > limit) {
+            shard++;
+            used = 0;
+        }
+        used += view.bytes;
+        total += view.bytes;
+        assert_true(i >= FIRST_SHARD || shard == 1);
+        assert_true(i != FIRST_SHARD || shard == 2);
+        snprintf(file, sizeof(file), "model-%05d-of-", shard);
+        assert_memory_equal(json_string_value(json_object_get(map, name)), file, strlen(file));
+    }
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(index, "metadata"),
+                         "total_size")), total);
+    assert_int_equal(json_object_size(map), synth_tensor_count(&cfg));
+    json_decref(index);
+}
+
 static void full_directories_are_left_alone(void **state)
 {
     char like[PATH_MAX], dir[PATH_MAX];
@@ -347,6 +389,7 @@ int main(void)
         IN_TEMP(values_have_the_documented_spread),
         IN_TEMP(values_never_change),
         IN_TEMP(written_checkpoint_equals_memory),
+        IN_TEMP(shards_are_full_and_the_index_counts_them),
         IN_TEMP(full_directories_are_left_alone),
         IN_TEMP(tokenizers_have_their_special_tokens),
     };

@@ -7,8 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tests/checkpoint/temp_dir.h"
 #include "tests/e2e/raw_client.h"
@@ -86,11 +88,170 @@ static void one_sequence_of_one_token_a_step_fits_its_exchange(void **state)
     sample_at_once("4", "1", 3);
 }
 
+/* Kernels have room for heads of 256: such a model runs, and a wider one is refused, not begun. */
+static void heads_as_wide_as_the_kernels_allow_run_and_no_wider(void **state)
+{
+    static const char wide[] = "{\"architectures\": [\"Qwen3ForCausalLM\"], \"hidden_size\": 16, "
+        "\"intermediate_size\": 32, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, "
+        "\"num_key_value_heads\": 1, \"head_dim\": %d, \"vocab_size\": 300, "
+        "\"max_position_embeddings\": 64, \"tie_word_embeddings\": true, "
+        "\"rms_norm_eps\": 1e-6, \"rope_theta\": 1000000.0, \"hidden_act\": \"silu\"}";
+    static const int head_dims[] = {256, 258, 512};
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        char text[1024], model[4096];
+        int n = snprintf(text, sizeof(text), wide, head_dims[i]);
+        struct command c;
+
+        snprintf(model, sizeof(model), "synth:%s",
+            temp_dir_write(&dir, "wide.json", text, (size_t)n));
+        child_run(&c, NULL, (const char *const[]){"run", "-m", model, "--ids", "1,2", "-n", "3",
+            "--ignore-eos", "--print-ids", NULL});
+        assert_int_equal(c.status, i == 0 ? 0 : 1);
+        if (i > 0 && (strstr(c.err, "head_dim is") == NULL || strstr(c.err, "256") == NULL))
+            fail_msg("head_dim %d: %s", head_dims[i], c.err);
+        child_free(&c);
+    }
+}
+
+/* Numbers that are chosen ------------------------------------------------------------------ */
+
+static json_t *plan_with(const char *const words[])
+{
+    struct command c;
+    json_t *plan;
+
+    child_run(&c, NULL, words);
+    plan = json_loads(c.out, 0, NULL);
+    if (c.status != 0 || plan == NULL)
+        fail_msg("quern plan: status %d, %s", c.status, c.err);
+    child_free(&c);
+    return plan;
+}
+
+static uint64_t number(const json_t *object, const char *key)
+{
+    assert_true(json_is_integer(json_object_get(object, key)));
+    return (uint64_t)json_integer_value(json_object_get(object, key));
+}
+
+static void step_has_a_token_for_every_sequence(void **state)
+{
+    char model[4096];
+    json_t *plan = plan_with((const char *const[]){"plan", "--json", "-m", few_ids(model),
+        "--max-seqs", "64", "--max-batched-tokens", "16", NULL});
+
+    (void)state;
+    assert_int_equal(number(plan, "max_seqs"), 64);
+    assert_int_equal(number(plan, "max_batched_tokens"), 64);
+    json_decref(plan);
+    plan = plan_with((const char *const[]){"plan", "--json", "-m", few_ids(model), "--max-seqs",
+        "4", "--max-batched-tokens", "16", NULL});
+    assert_int_equal(number(plan, "max_batched_tokens"), 16);
+    json_decref(plan);
+}
+
+/* A default context is halved until two of it fit beside what is fixed, down to a sixteenth: then
+ * one must. */
+static void check_context(const char *memory_text, uint64_t memory, uint64_t want)
+{
+    json_t *plan = plan_with((const char *const[]){"plan", "--json", "-m", "synth:0.6b",
+        "--memory", memory_text, "--threads", "1", NULL});
+    const json_t *rank = json_array_get(json_object_get(plan, "ranks"), 0);
+    uint64_t fixed = number(rank, "weights") + number(rank, "activations");
+    uint64_t context = number(plan, "max_model_len") * number(rank, "kv_per_token");
+
+    assert_int_equal(number(plan, "max_model_len"), want);
+    assert_true(fixed + number(rank, "kv_cache") <= memory && number(rank, "kv_cache") >= context);
+    if (want > 40960 / 16)
+        assert_true(fixed + 2 * context <= memory);
+    if (want < 40960)
+        assert_true(fixed + 4 * context > memory);
+    json_decref(plan);
+}
+
+static void context_is_halved_to_fit_the_memory_and_no_further(void **state)
+{
+    const uint64_t gib = UINT64_C(1) << 30;
+    struct command c;
+
+    (void)state;
+    check_context("16G", 16 * gib, 40960);
+    check_context("8G", 8 * gib, 20480);
+    check_context("5G", 5 * gib, 10240);
+    check_context("2500M", UINT64_C(2500) << 20, 2560);
+    /* what was asked for is not made smaller, and there is a least that is of use */
+    child_run(&c, NULL, (const char *const[]){"plan", "-m", "synth:0.6b", "--memory", "4G",
+        "--max-model-len", "40960", NULL});
+    assert_int_equal(c.status, 1);
+    assert_non_null(strstr(c.err, "use a smaller model or --max-model-len"));
+    child_free(&c);
+    child_run(&c, NULL, (const char *const[]){"plan", "-m", "synth:0.6b", "--memory", "2000M",
+        NULL});
+    assert_int_equal(c.status, 1);
+    assert_non_null(strstr(c.err, "use a smaller model or --max-model-len"));
+    child_free(&c);
+}
+
+/* Chunks ----------------------------------------------------------------------------------- */
+
+enum { IDS = 40, VOCAB = 300 };
+
+/* The last `last` rows of logits; malloc'ed. */
+static float *logits_with(const char *chunk, int last)
+{
+    char model[4096], ids[IDS * 4 + 1] = "", output[1024], k[16];
+    size_t bytes = (size_t)last * VOCAB * sizeof(float), at = 0;
+    float *logits = malloc(bytes);
+    struct command c;
+    FILE *f;
+
+    for (int i = 0; i < IDS; i++)
+        at += (size_t)snprintf(ids + at, sizeof(ids) - at, "%s%d", i > 0 ? "," : "", i * 7 % 256);
+    snprintf(k, sizeof(k), "%d", last);
+    few_ids(model);
+    snprintf(output, sizeof(output), "%s", temp_dir_file(&dir, "logits.safetensors"));
+    child_run(&c, NULL, (const char *const[]){"logits", "-m", model, "--ids", ids, "--last", k,
+        "-o", output, "--max-seqs", "1", "--max-batched-tokens", chunk, "--threads", "1", NULL});
+    if (c.status != 0)
+        fail_msg("quern logits --last %d in chunks of %s: %s", last, chunk, c.err);
+    child_free(&c);
+    f = fopen(output, "r");
+    assert_non_null(f);
+    assert_non_null(logits);
+    assert_int_equal(fseek(f, -(long)bytes, SEEK_END), 0);
+    assert_int_equal(fread(logits, 1, bytes, f), bytes);
+    fclose(f);
+    return logits;
+}
+
+/* 40 ids in chunks of 16, 16 and 8: from one row to all, with and without a chunk's border. */
+static void last_positions_are_the_same_across_chunks(void **state)
+{
+    static const int lasts[] = {1, 7, 8, 9, 20, 24, 25, 39, 40};
+    float *all = logits_with("40", IDS);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(lasts) / sizeof(lasts[0]); i++) {
+        float *some = logits_with("16", lasts[i]);
+
+        assert_memory_equal(some, all + (size_t)(IDS - lasts[i]) * VOCAB,
+            (size_t)lasts[i] * VOCAB * sizeof(float));
+        free(some);
+    }
+    free(all);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_sampled_sequences_of_few_ids_a_rank_fit_their_exchange),
         cmocka_unit_test(one_sequence_of_one_token_a_step_fits_its_exchange),
+        cmocka_unit_test(heads_as_wide_as_the_kernels_allow_run_and_no_wider),
+        cmocka_unit_test(step_has_a_token_for_every_sequence),
+        cmocka_unit_test(context_is_halved_to_fit_the_memory_and_no_further),
+        cmocka_unit_test(last_positions_are_the_same_across_chunks),
     };
 
     return cmocka_run_group_tests(tests, set_up, take_down);

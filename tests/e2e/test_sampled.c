@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/checkpoint/temp_dir.h"
 #include "tests/e2e/command.h"
 
 enum { NUMBER = 32 };
@@ -122,12 +123,72 @@ static void seeds_give_their_ids_over_ranks(void **state)
         says(run, "", tps[i % 3], true);
 }
 
+/* The checkpoint's own defaults ------------------------------------------------------------ */
+
+static struct temp_dir dir;
+
+/* The storyteller with another generation_config.json. */
+static void make_model(const char *config)
+{
+    static const char *const names[] = {"config.json", "tokenizer.json", "tokenizer_config.json",
+        "model.safetensors.index.json", "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors"};
+    char from[4096], whole[PATH_MAX];
+
+    temp_dir_make(&dir);
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        assert_non_null(realpath(story_file(from, names[i]), whole));
+        assert_int_equal(symlink(whole, temp_dir_file(&dir, names[i])), 0);
+    }
+    temp_dir_write(&dir, "generation_config.json", config, strlen(config));
+}
+
+/* Ids for a seed, with no word about how to sample; malloc'ed. */
+static char *ids_by_default(const char *config, const char *seed, const char *extra)
+{
+    struct command c;
+    char *ids;
+
+    make_model(config);
+    child_run(&c, NULL, (const char *const[]){"run", "-m", dir.path, "--compute", "f32",
+        "--kv-dtype", "f32", "--threads", "1", "-n", "24", "--ignore-eos", "--seed", seed,
+        "--print-ids", "Once upon a time", extra, NULL});
+    temp_dir_remove(&dir);
+    if (c.status != 0)
+        fail_msg("%s: status %d, %s", config, c.status, c.err);
+    ids = strdup(c.out);
+    assert_non_null(ids);
+    child_free(&c);
+    return ids;
+}
+
+static void do_sample_false_is_greedy_whatever_the_temperature(void **state)
+{
+    static const char no[] = "{\"do_sample\": false, \"temperature\": 1.5}",
+                      yes[] = "{\"do_sample\": true, \"temperature\": 1.5}";
+    char *greedy = ids_by_default(yes, "1", "--greedy"), *one = ids_by_default(no, "1", NULL),
+         *two = ids_by_default(no, "2", NULL), *sampled = ids_by_default(yes, "1", NULL),
+         *other = ids_by_default(yes, "2", NULL);
+
+    (void)state;
+    assert_string_equal(one, greedy);
+    assert_string_equal(two, greedy);
+    assert_string_not_equal(sampled, greedy);
+    assert_string_not_equal(sampled, other);
+    free(greedy);
+    free(one);
+    free(two);
+    free(sampled);
+    free(other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(seeds_give_their_ids_at_every_level),
         cmocka_unit_test(seeds_give_their_text),
         cmocka_unit_test(seeds_give_their_ids_over_ranks),
+        cmocka_unit_test(do_sample_false_is_greedy_whatever_the_temperature),
     };
 
     return cmocka_run_group_tests(tests, read_runs, free_runs);

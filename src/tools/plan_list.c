@@ -1,12 +1,12 @@
-/* plan_rows.c - tensors: the ranks' lists of weights, side by side.
+/* plan_list.c - tensors: the ranks' lists of weights, side by side.
  *
  * Each goes by the name that the plan has for its module, also where the checkpoint keeps several
  * modules in one tensor.
  *
  * All ranks name the same weights in the same order, since they run the same
  * code; only the ranges differ. A weight may stack several tensors: each gets
- * its row, with its share of the bytes that the whole takes. */
-#include "tools/plan_rows.h"
+ * its item, with its share of the bytes that the whole takes. */
+#include "tools/plan_list.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,10 +46,10 @@ static uint64_t share(const struct planned_weight *p, int i)
     return n == 0 ? 0 : bytes * (before + p->parts[i].rows) / n - bytes * before / n;
 }
 
-/* Which tensor of a planned weight a row is of. */
+/* Which tensor of a planned weight an item is of. */
 enum tensor_kind { TENSOR_MATRIX, TENSOR_BIAS, TENSOR_VECTOR };
 
-static void fill_row(struct tensor_row *t, const struct plan_model *m,
+static void fill_item(struct tensor_item *t, const struct plan_model *m,
     const struct planned_weight *p, int i, enum tensor_kind kind)
 {
     static const char *const endings[] = {
@@ -80,7 +80,7 @@ static void fill_row(struct tensor_row *t, const struct plan_model *m,
     t->cut = -1;
 }
 
-static void fill_part(struct tensor_row *t, int rank, const struct planned_weight *p, int i,
+static void fill_part(struct tensor_item *t, int rank, const struct planned_weight *p, int i,
     enum tensor_kind kind)
 {
     const struct weight_part *w = &p->parts[i];
@@ -105,34 +105,34 @@ static int tensors_of(const struct planned_weight *p)
     return p->slice.n_parts * (p->slice.bias ? 2 : 1);
 }
 
-static void add_tensor(struct plan_rows *rows, const struct planned_weight *const all[], int i,
+static void add_tensor(struct plan_list *list, const struct planned_weight *const all[], int i,
     enum tensor_kind kind)
 {
-    struct tensor_row *t = &rows->tensors[rows->n_tensors++];
+    struct tensor_item *t = &list->tensors[list->n_tensors++];
 
-    fill_row(t, rows->model, all[0], i, kind);
-    for (int rank = 0; rank < rows->model->size; rank++)
+    fill_item(t, list->model, all[0], i, kind);
+    for (int rank = 0; rank < list->model->size; rank++)
         fill_part(t, rank, all[rank], i, kind);
 }
 
-static void add_weight(struct plan_rows *rows, const struct planned_weight *const all[])
+static void add_weight(struct plan_list *list, const struct planned_weight *const all[])
 {
     const struct planned_weight *p = all[0];
 
     for (int i = 0; i < p->slice.n_parts; i++) {
-        add_tensor(rows, all, i, p->vector ? TENSOR_VECTOR : TENSOR_MATRIX);
+        add_tensor(list, all, i, p->vector ? TENSOR_VECTOR : TENSOR_MATRIX);
         if (p->slice.bias)
-            add_tensor(rows, all, i, TENSOR_BIAS);
+            add_tensor(list, all, i, TENSOR_BIAS);
     }
 }
 
 /* Outside the layers: before them until the first was seen, behind them afterwards. */
-static void set_sections(struct plan_rows *rows)
+static void set_sections(struct plan_list *list)
 {
     bool seen = false;
 
-    for (size_t i = 0; i < rows->n_tensors; i++) {
-        struct tensor_row *t = &rows->tensors[i];
+    for (size_t i = 0; i < list->n_tensors; i++) {
+        struct tensor_item *t = &list->tensors[i];
 
         seen = seen || t->section >= 0;
         if (t->section < 0)
@@ -140,7 +140,7 @@ static void set_sections(struct plan_rows *rows)
     }
 }
 
-/* qsort() is not stable: rows of one section keep their order, that of the memory they lie in. */
+/* qsort() is not stable: items of one section keep their order, that of the memory they lie in. */
 struct numbered {
     int section;
     size_t number;
@@ -155,12 +155,12 @@ static int by_section(const void *a, const void *b)
     return (x->number > y->number) - (x->number < y->number);
 }
 
-/* tail points into name: after a row has moved, it is found again. */
-static enum status sort_tensors(struct plan_rows *rows)
+/* tail points into name: after an item has moved, it is found again. */
+static enum status sort_tensors(struct plan_list *list)
 {
-    size_t n = rows->n_tensors;
+    size_t n = list->n_tensors;
     struct numbered *order = calloc(n, sizeof(*order));
-    struct tensor_row *sorted = calloc(n, sizeof(*sorted));
+    struct tensor_item *sorted = calloc(n, sizeof(*sorted));
 
     if (order == NULL || sorted == NULL) {
         free(order);
@@ -168,21 +168,21 @@ static enum status sort_tensors(struct plan_rows *rows)
         return log_fail(STATUS_NOMEM, "no memory to sort %zu tensors", n);
     }
     for (size_t i = 0; i < n; i++)
-        order[i] = (struct numbered){.section = rows->tensors[i].section, .number = i};
+        order[i] = (struct numbered){.section = list->tensors[i].section, .number = i};
     qsort(order, n, sizeof(*order), by_section);
     for (size_t i = 0; i < n; i++) {
-        sorted[i] = rows->tensors[order[i].number];
+        sorted[i] = list->tensors[order[i].number];
         layer_of(sorted[i].name, &sorted[i].tail);
     }
     free(order);
-    free(rows->tensors);
-    rows->tensors = sorted;
+    free(list->tensors);
+    list->tensors = sorted;
     return STATUS_OK;
 }
 
-static enum status make_tensors(struct plan_rows *rows)
+static enum status make_tensors(struct plan_list *list)
 {
-    const struct plan_model *m = rows->model;
+    const struct plan_model *m = list->model;
     const struct planned_weight *at[MAX_RANKS] = {0};
     size_t n = 0;
 
@@ -190,50 +190,50 @@ static enum status make_tensors(struct plan_rows *rows)
         at[rank] = m->ranks[rank].model.builder.first;
     for (const struct planned_weight *p = at[0]; p != NULL; p = p->next)
         n += (size_t)tensors_of(p);
-    rows->tensors = calloc(n, sizeof(*rows->tensors));
-    if (rows->tensors == NULL)
+    list->tensors = calloc(n, sizeof(*list->tensors));
+    if (list->tensors == NULL)
         return log_fail(STATUS_NOMEM, "no memory for a list of %zu tensors", n);
     while (at[0] != NULL) {
         for (int rank = 1; rank < m->size; rank++)
             if (at[rank] == NULL || strcmp(at[rank]->name, at[0]->name) != 0)
                 return log_fail(STATUS_INTERNAL, "rank %d does not load %s where rank 0 does", rank,
                     at[0]->name);
-        add_weight(rows, at);
+        add_weight(list, at);
         for (int rank = 0; rank < m->size; rank++)
             at[rank] = at[rank]->next;
     }
-    set_sections(rows);
-    return sort_tensors(rows);
+    set_sections(list);
+    return sort_tensors(list);
 }
 
-enum status plan_rows_make(const struct plan_model *m, struct plan_rows *rows)
+enum status plan_list_make(const struct plan_model *m, struct plan_list *list)
 {
     enum status s;
 
-    *rows = (struct plan_rows){.model = m};
-    s = make_tensors(rows);
+    *list = (struct plan_list){.model = m};
+    s = make_tensors(list);
     if (s == STATUS_OK)
-        s = plan_rows_ops(rows);
+        s = plan_list_ops(list);
     if (s != STATUS_OK)
-        plan_rows_free(rows);
+        plan_list_free(list);
     return s;
 }
 
-void plan_rows_free(struct plan_rows *rows)
+void plan_list_free(struct plan_list *list)
 {
-    free(rows->tensors);
-    free(rows->ops);
-    *rows = (struct plan_rows){0};
+    free(list->tensors);
+    free(list->ops);
+    *list = (struct plan_list){0};
 }
 
 /* Asking ----------------------------------------------------------------------------------- */
 
-const char *plan_cut_name(const struct tensor_row *t)
+const char *plan_cut_name(const struct tensor_item *t)
 {
     return t->cut < 0 ? "replicate" : t->cut == 0 ? "shard(0)" : "shard(1)";
 }
 
-static bool same_tensor(const struct tensor_row *a, const struct tensor_row *b, int size)
+static bool same_tensor(const struct tensor_item *a, const struct tensor_item *b, int size)
 {
     if (strcmp(a->tail, b->tail) != 0 || a->strategy != b->strategy || a->line != b->line ||
         a->format != b->format || strcmp(a->method, b->method) != 0 || a->rows != b->rows ||
@@ -242,23 +242,23 @@ static bool same_tensor(const struct tensor_row *a, const struct tensor_row *b, 
     return memcmp(a->parts, b->parts, (size_t)size * sizeof(a->parts[0])) == 0;
 }
 
-static size_t first_of(const struct plan_rows *rows, int section)
+static size_t first_of(const struct plan_list *list, int section)
 {
     size_t i = 0;
 
-    while (i < rows->n_tensors && rows->tensors[i].section != section)
+    while (i < list->n_tensors && list->tensors[i].section != section)
         i++;
     return i;
 }
 
-bool plan_same_tensors(const struct plan_rows *rows, int a, int b)
+bool plan_same_tensors(const struct plan_list *list, int a, int b)
 {
-    size_t i = first_of(rows, a), k = first_of(rows, b), n = rows->n_tensors;
+    size_t i = first_of(list, a), k = first_of(list, b), n = list->n_tensors;
 
-    while (i < n && k < n && rows->tensors[i].section == a && rows->tensors[k].section == b)
-        if (!same_tensor(&rows->tensors[i++], &rows->tensors[k++], rows->model->size))
+    while (i < n && k < n && list->tensors[i].section == a && list->tensors[k].section == b)
+        if (!same_tensor(&list->tensors[i++], &list->tensors[k++], list->model->size))
             return false;
-    return (i == n || rows->tensors[i].section != a) && (k == n || rows->tensors[k].section != b);
+    return (i == n || list->tensors[i].section != a) && (k == n || list->tensors[k].section != b);
 }
 
 static struct evenness evenness_of(const struct plan_model *m,

@@ -1,4 +1,4 @@
-/* attention_row.h - attention over v16, written once for AVX2 and AVX-512.
+/* attention_v16.h - attention over v16, written once for AVX2 and AVX-512.
  *
  * A template: includes after a v16 and defines static attention(). One item is a token and a KV
  * head; all query heads of that KV head (at most GROUP at a time) go through the cache together,
@@ -11,7 +11,7 @@
  * depends on the token's position alone. */
 #include "kernels/cpu/kv.h"
 
-enum { GROUP = 8, TILE_POSITIONS = 16, ROW = MAX_HEAD_DIM };
+enum { GROUP = 8, TILE_POSITIONS = 16, HEAD_ROOM = MAX_HEAD_DIM };
 
 /* What one item works on; about 60 KiB of stack. */
 struct attend {
@@ -20,11 +20,11 @@ struct attend {
     uint32_t kv_head, group; /* query heads in hand, 1 .. GROUP */
     uint32_t wide;           /* head_dim rounded up to 16 */
     float max[GROUP], sum[GROUP];
-    _Alignas(64) float q[GROUP][ROW];
-    _Alignas(64) float out[GROUP][ROW];              /* all splits so far */
-    _Alignas(64) float part[GROUP][ROW];             /* this split */
+    _Alignas(64) float q[GROUP][HEAD_ROOM];
+    _Alignas(64) float out[GROUP][HEAD_ROOM];        /* all splits so far */
+    _Alignas(64) float part[GROUP][HEAD_ROOM];       /* this split */
     _Alignas(64) float p[GROUP][ATTENTION_SPLIT];    /* scores, then weights */
-    _Alignas(64) float rows[TILE_POSITIONS][ROW];    /* k or v of a tile, zero past head_dim */
+    _Alignas(64) float rows[TILE_POSITIONS][HEAD_ROOM]; /* k or v of a tile, zero past head_dim */
 };
 
 /* One row of d elements as f32, zeros up to a multiple of 16. */
@@ -89,9 +89,9 @@ static void score_tile(struct attend *s, uint32_t at)
                 v16 qj = v16_load(q + j);
 
                 a = v16_fma(qj, v16_load(k + j), a);
-                b = v16_fma(qj, v16_load(k + ROW + j), b);
-                c = v16_fma(qj, v16_load(k + 2 * ROW + j), c);
-                d = v16_fma(qj, v16_load(k + 3 * ROW + j), d);
+                b = v16_fma(qj, v16_load(k + HEAD_ROOM + j), b);
+                c = v16_fma(qj, v16_load(k + 2 * HEAD_ROOM + j), c);
+                d = v16_fma(qj, v16_load(k + 3 * HEAD_ROOM + j), d);
             }
             _mm_storeu_ps(s->p[h] + at + i, _mm_mul_ps(v16_sum4(a, b, c, d), scale));
         }
@@ -130,7 +130,7 @@ V16_FN void add_weighted(float *part, const float *rows, const float *p, const i
 
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++)
-            acc[v] = v16_fma(weight, v16_load(rows + i * ROW + 16 * v), acc[v]);
+            acc[v] = v16_fma(weight, v16_load(rows + i * HEAD_ROOM + 16 * v), acc[v]);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++)
