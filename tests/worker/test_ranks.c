@@ -93,12 +93,14 @@ static enum status live(const struct life *l, struct shared *g)
 
 static pid_t start(const struct life *l, const struct shared *made)
 {
-    char fds[SHARED_FDS_TEXT];
+    char fds[FD_LIST_TEXT];
+    int list[FD_LIST_MOST];
+    struct member_seat seat;
     struct shared g;
     enum status s;
     pid_t pid;
 
-    shared_fds_format(made, fds);
+    fd_list_format(list, shared_fds(made, list), fds);
     pid = fork();
     if (pid != 0)
         return pid;
@@ -106,9 +108,10 @@ static pid_t start(const struct life *l, const struct shared *made)
     log_set_sink(member_log, &g); /* errors are kept, not printed */
     if (chdir(dirs[l->rank]->path) != 0 || shared_join(fds, &g) != STATUS_OK)
         _exit(2);
+    seat = shared_seat(&g, l->rank);
     s = live(l, &g);
     if (s < 0)
-        member_fail(&g, &g.control->ranks[l->rank], log_last_error());
+        member_fail(&seat, log_last_error());
     if (s == l->want && (l->words == NULL || strstr(log_last_error(), l->words) != NULL))
         _exit(0);
     fprintf(stderr, "# rank %d: %s, \"%s\"; wanted %s, \"%s\"\n", l->rank, status_name(s),
@@ -122,7 +125,7 @@ static void two_ranks(const char *plan_path, const struct life lives[2])
     struct shared g;
     pid_t pids[2];
 
-    assert_int_equal(shared_create(&config, GENERATION, &g), STATUS_OK);
+    assert_int_equal(shared_create(&config, GENERATION, -1, &g), STATUS_OK);
     for (int r = 0; r < 2; r++)
         pids[r] = start(&lives[r], &g);
     for (int r = 0; r < 2; r++)
@@ -177,7 +180,7 @@ static void run_more_threads(struct shared *g)
 {
     while (flag_value(&g->rendezvous.shared->seats[0].joined) == 0)
         sched_yield();
-    g->control->config.threads = 2;
+    g->config.threads = 2;
 }
 
 static void rank_of_other_threads_ends_the_group(void **state)
@@ -271,7 +274,7 @@ static void leader_whose_ring_is_full_hears_the_abort(void **state)
     pid_t pid;
 
     (void)state;
-    assert_int_equal(shared_create(&config, GENERATION, &g), STATUS_OK);
+    assert_int_equal(shared_create(&config, GENERATION, -1, &g), STATUS_OK);
     pid = start(&l, &g);
     ask_for_too_much(&g);
     await_full_ring(&g);
