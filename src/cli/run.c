@@ -172,7 +172,7 @@ static int fill_request(struct quern_request *r, const struct run_options *o, co
         s = quern_request_set_int(r, QUERN_PARAM_IGNORE_EOS, 1);
     if (s == QUERN_OK && o->socket != NULL)
         s = quern_request_set_int(r, QUERN_PARAM_KEEP, KEEP_S);
-    if (s == QUERN_OK && o->socket != NULL) /* a private runtime warns of it itself */
+    if (s == QUERN_OK)
         s = quern_request_set_int(r, QUERN_PARAM_TELL_PAUSES, 1);
     return s;
 }
