@@ -260,5 +260,7 @@ void children_look(struct supervisor *sv)
         clients_tell(sv, FRAME_READY,
             &(struct frame_ready){.vocab = facts->vocab, .max_model_len = facts->max_model_len},
             sizeof(struct frame_ready));
+        if (sv->ready != NULL)
+            sv->ready(sv->socket_path);
     }
 }

@@ -119,6 +119,7 @@ enum status supervisor_run(const struct supervisor_options *o)
         return log_fail(STATUS_NOMEM, "no memory for the supervisor");
     sv->listen_fd = sv->signal_fd = -1;
     sv->private_fd = o->private_fd;
+    sv->ready = o->ready;
     requests_init(sv);
     s = open_all(sv, o);
     clients_flush(sv);

@@ -100,6 +100,7 @@ struct supervisor_options {
     const char *socket_path; /* NULL: none */
     int private_fd;          /* a connected client whose end is ours; -1: none */
     const char *loop;        /* NULL, "uring" or "epoll" */
+    void (*ready)(const char *socket_path); /* called once requests are answered; NULL: nobody */
 };
 
 struct supervisor {
@@ -114,6 +115,7 @@ struct supervisor {
     char failure[LOG_LINE_BYTES];
     uint64_t shown_loaded;
 
+    void (*ready)(const char *socket_path);
     const char *socket_path; /* NULL until it is ours */
     dev_t socket_dev;        /* which file it is: by now another server's may be there */
     ino_t socket_ino;

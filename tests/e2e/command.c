@@ -111,6 +111,16 @@ int child_read_out(struct command *c, size_t bytes, int ms)
     return 1;
 }
 
+int child_read_err(struct command *c, size_t bytes, int ms)
+{
+    long deadline = now_ms() + ms;
+
+    while (c->err_bytes < bytes && c->err_fd >= 0)
+        if (!read_step(c, deadline))
+            return 0;
+    return 1;
+}
+
 int child_finish(struct command *c, int ms)
 {
     long deadline = now_ms() + ms;

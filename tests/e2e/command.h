@@ -23,6 +23,7 @@ void child_start(struct command *c, const char *const env[], const char *const w
 /* Reads until at least `bytes` of standard output are there, or it ended, or ms passed.
  * Returns 0 when the time was up. */
 int child_read_out(struct command *c, size_t bytes, int ms);
+int child_read_err(struct command *c, size_t bytes, int ms); /* the same of standard error */
 
 /* Until it has ended; kills it and says so when that takes longer than ms. Returns the status. */
 int child_finish(struct command *c, int ms);
