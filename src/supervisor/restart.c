@@ -237,8 +237,8 @@ void ranks_ready(struct supervisor *sv)
         return;
     }
     clients_tell_ready(sv);
-    if (sv->socket_path != NULL)
-        log_info("ready: %s", sv->socket_path);
+    if (sv->ready != NULL)
+        sv->ready(sv->socket_path);
 }
 
 void child_died(struct child *c, const char *line)

@@ -253,6 +253,7 @@ static enum status turn(struct supervisor *sv)
 static void nothing(struct supervisor *sv, const struct supervisor_options *o)
 {
     sv->config = o->config;
+    sv->ready = o->ready;
     sv->bell_fd = sv->lock_fd = sv->listen_fd = sv->signal_fd = -1;
     sv->private_fd = o->private_fd;
     sv->parent_fd = o->parent_fd;

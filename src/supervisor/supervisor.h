@@ -150,6 +150,7 @@ struct supervisor_options {
     int private_fd;          /* a connected client whose end is ours; -1: none */
     int parent_fd;           /* pidfd of the program it is private to; -1: none */
     const char *loop;        /* NULL, "uring" or "epoll" */
+    void (*ready)(const char *socket_path); /* called once requests are answered; NULL: nobody */
 };
 
 /* When children of one kind died, for "more than so many in a minute". */
@@ -186,6 +187,7 @@ struct supervisor {
     char failure[LOG_LINE_BYTES];
     enum quern_code failure_code;
 
+    void (*ready)(const char *socket_path);
     const char *socket_path; /* NULL until it is ours */
     dev_t socket_dev;        /* which file it is: by now another server's may be there */
     ino_t socket_ino;

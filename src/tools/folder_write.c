@@ -19,6 +19,7 @@
 
 #include <jansson.h>
 
+#include "base/file.h"
 #include "base/progress.h"
 #include "checkpoint/config_json.h"
 #include "checkpoint/safetensors_header.h"
@@ -257,27 +258,41 @@ enum status folder_file(const struct folder *f, const char *name,
     return s;
 }
 
-static enum status copy_stream(const void *context, FILE *out)
-{
-    FILE *in = fopen(context, "re");
-    char block[4096];
-    bool failed;
-    size_t n;
+/* A file to be copied, open. */
+struct original {
+    const char *path;
+    int fd;
+    uint64_t bytes;
+};
 
-    if (in == NULL)
-        return log_fail(STATUS_IO, "%s: %s", (const char *)context, strerror(errno));
-    while ((n = fread(block, 1, sizeof(block), in)) > 0)
+static enum status copy_bytes(const void *context, FILE *out)
+{
+    const struct original *from = context;
+    char block[4096];
+
+    for (uint64_t at = 0; at < from->bytes; at += sizeof(block)) {
+        size_t n = from->bytes - at < sizeof(block) ? (size_t)(from->bytes - at) : sizeof(block);
+        enum status s = file_read_at(from->fd, from->path, at, n, block);
+
+        if (s != STATUS_OK)
+            return s;
         fwrite(block, 1, n, out);
-    failed = ferror(in) != 0;
-    fclose(in);
-    return failed ? log_fail(STATUS_IO, "%s: cannot read it", (const char *)context) : STATUS_OK;
+    }
+    return STATUS_OK;
 }
 
 enum status folder_copy(const struct folder *f, const char *path, const char *name)
 {
-    if (access(path, F_OK) != 0)
+    struct original from = {.path = path};
+    enum status s = file_open(path, true, &from.fd, &from.bytes);
+
+    if (s == STATUS_CLOSED)
         return STATUS_UNSUPPORTED;
-    return folder_file(f, name, copy_stream, path);
+    if (s != STATUS_OK)
+        return s;
+    s = folder_file(f, name, copy_bytes, &from);
+    close(from.fd);
+    return s;
 }
 
 /* Weights -------------------------------------------------------------------------------------- */

@@ -39,8 +39,13 @@ static void usage(void)
 {
     printf("quern serve --socket PATH [OPTIONS]\n\n"
            "Loads a model and serves clients (quern run --socket PATH, libquern) until\nSIGTERM or "
-           "Ctrl-C.\n\n");
+           "Ctrl-C. A line on standard error says when it is ready.\n\n");
     options_print(serve_rows);
+}
+
+static void tell_ready(const char *socket_path)
+{
+    fprintf(stderr, "quern: ready on %s\n", socket_path);
 }
 
 /* Before anything is loaded: what was asked for is wrong. The private client hears it as the
@@ -97,6 +102,7 @@ int command_serve(int argc, char **argv)
     run.socket_path = o.socket;
     run.private_fd = o.private_fd;
     run.parent_fd = o.parent_fd;
+    run.ready = o.socket != NULL ? tell_ready : NULL;
     if (o.private_fd >= 0) {
         setpgid(0, 0); /* Ctrl-C is the client's: it cancels, then hangs up */
         fcntl(o.private_fd, F_SETFD, FD_CLOEXEC);

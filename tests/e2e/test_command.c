@@ -286,6 +286,28 @@ static void logits_name_a_killed_rank(void **state)
     child_free(&c);
 }
 
+/* For who waits for it: then a request is answered at once. */
+static void a_server_says_when_it_is_ready(void **state)
+{
+    struct raw_server server;
+    const char *serve[] = {"serve", "--socket", server.path, NULL};
+    const char *run[] = {"run", "--socket", server.path, "--greedy", "-n", "4", prompt, NULL};
+    struct command client;
+    char line[512];
+
+    (void)state;
+    snprintf(server.path, sizeof(server.path), "%s/quern-ready-%d.socket",
+        getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (int)getpid());
+    snprintf(line, sizeof(line), "quern: ready on %s\n", server.path);
+    child_start(&server.command, NULL, serve, NULL);
+    assert_true(child_read_err(&server.command, line, 30000));
+    assert_string_equal(server.command.err, line);
+    assert_int_equal(child_run(&client, NULL, run), 0);
+    assert_string_equal(client.out, ", there was a\n");
+    child_free(&client);
+    raw_server_stop(&server, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -303,6 +325,7 @@ int main(void)
         cmocka_unit_test(of_servers_that_start_at_once_one_serves),
         cmocka_unit_test(logits_go_into_a_pipe_and_leave_it_one),
         cmocka_unit_test(logits_name_a_killed_rank),
+        cmocka_unit_test(a_server_says_when_it_is_ready),
     };
 
     setenv("QUERN", "build/quern", 0); /* as command.h says; the shell needs it, too */

@@ -7,6 +7,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "kernels/cpu/ref_quant.h"
 #include "quern/backend.h"
 #include "tests/kernels/quant_case.h"
 
@@ -276,6 +277,18 @@ static void fp8_codes_divide_or_multiply(void **state)
     free(x);
 }
 
+/* Whole tokens alone, and only where the scale is made on the way: a stored one divides. */
+static void fp8_tokens_alone_multiply(void **state)
+{
+    (void)state;
+    assert_true(quant_by_inverse(&(struct weight_quant){.activation = ACTIVATION_FP8}));
+    assert_false(quant_by_inverse(&(struct weight_quant){.activation = ACTIVATION_FP8,
+        .activation_scale = 0.5f}));
+    assert_false(quant_by_inverse(&(struct weight_quant){.activation = ACTIVATION_FP8,
+        .act_group = 128}));
+    assert_false(quant_by_inverse(&(struct weight_quant){.activation = ACTIVATION_INT8}));
+}
+
 static void the_largest_magnitude_is_found(void **state)
 {
     struct cpu_kernels t = kernels_at(ISA_SCALAR);
@@ -373,6 +386,7 @@ int main(void)
         cmocka_unit_test(integers_are_summed_exactly),
         cmocka_unit_test(int8_codes_are_the_nearest),
         cmocka_unit_test(fp8_codes_divide_or_multiply),
+        cmocka_unit_test(fp8_tokens_alone_multiply),
         cmocka_unit_test(the_largest_magnitude_is_found),
         cmocka_unit_test(a_nan_is_not_hidden),
         cmocka_unit_test(the_backend_packs_as_the_header_says),

@@ -1,5 +1,6 @@
 /* test_runtime.c - --quant: every cut has the whole matrix's codes, and a checkpoint written by
  * `quern quantize` is the same weights again. */
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -217,6 +218,38 @@ static void what_quantize_writes_is_what_quant_loads(void **state)
         .shard_bytes = 20000});
     assert_written_equals_loaded("models/sharded", &(struct quantize_options){.method = "int8"});
     assert_written_equals_loaded("models/odd", &(struct quantize_options){.method = "int8"});
+    assert_written_equals_loaded("models/yarn", &(struct quantize_options){.method = "int8"}); /* f16 */
+}
+
+/* "pack-quantized", or "mixed-precision" where head and layers lie differently. */
+static void assert_format(const struct quantize_options *o, const char *want)
+{
+    char out[512], path[600];
+    struct temp_dir dir;
+    json_t *root;
+
+    temp_dir_make(&dir);
+    snprintf(out, sizeof(out), "%s/out", dir.path);
+    quantise_golden("models/untied", o, out, STATUS_OK);
+    snprintf(path, sizeof(path), "%s/config.json", out);
+    root = json_load_file(path, 0, NULL);
+    assert_non_null(root);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(root,
+                            "quantization_config"), "format")), want);
+    json_decref(root);
+    temp_dir_remove(&dir);
+}
+
+static void a_head_that_lies_differently_makes_the_format_mixed(void **state)
+{
+    (void)state;
+    assert_format(&(struct quantize_options){.method = "fp8", .head = true}, "mixed-precision");
+    assert_format(&(struct quantize_options){.method = "fp8"}, "float-quantized");
+    assert_format(&(struct quantize_options){.method = "int8", .head = true}, "pack-quantized");
+    assert_format(&(struct quantize_options){.method = "int8", .head = true,
+        .activations = "dynamic"}, "mixed-precision");
+    assert_format(&(struct quantize_options){.method = "int8", .activations = "dynamic"},
+        "int-quantized");
 }
 
 static void activations_are_quantised_only_where_asked(void **state)
@@ -416,6 +449,7 @@ int main(void)
         cmocka_unit_test(the_head_is_int8_unless_it_is_told_not_to),
         cmocka_unit_test(staging_stays_small),
         cmocka_unit_test(what_quantize_writes_is_what_quant_loads),
+        cmocka_unit_test(a_head_that_lies_differently_makes_the_format_mixed),
         cmocka_unit_test(activations_are_quantised_only_where_asked),
         cmocka_unit_test(groups_have_their_own_scales),
         cmocka_unit_test(a_tied_head_is_written_apart),

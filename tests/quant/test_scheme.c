@@ -91,6 +91,8 @@ static void compressed_schemes_that_are_not_read_are_named(void **state)
         "activations of 4 bits");
     assert_refused(CT("{" INT8_WEIGHTS ", \"input_activations\": {\"symmetric\": false}}", ""),
         "asymmetric activations");
+    assert_refused(CT("{" INT8_WEIGHTS ", \"input_activations\": {\"dynamic\": false, "
+        "\"strategy\": \"token\"}}", ""), "static activations with strategy token");
     assert_refused(CT("{" INT8_WEIGHTS ", \"output_activations\": {}}", ""), "output_activations");
     assert_refused(CT("{" INT8_WEIGHTS "}", ""), "targets must be an array");
     assert_refused(CT("{" INT8_WEIGHTS ", \"targets\": [\"re:(\"]}", ""),
@@ -142,6 +144,10 @@ static void presets_become_rules(void **state)
     assert_int_equal(rule(&o, Q)->act.kind, ACTIVATION_INT8);
     assert_true(rule(&o, Q)->act.divisor == 127);
     assert_int_equal(quant_col_group(&o.model.loader, Q), 1);
+    close_it(&o);
+    open_with(&o, "{\"quant_method\": \"w8a8_fp8\"}", NULL, 0);
+    assert_int_equal(rule(&o, Q)->act.kind, ACTIVATION_FP8);
+    assert_true(rule(&o, Q)->act.divisor == 448 && rule(&o, Q)->act.least == 1 / (448.0f * 512));
     close_it(&o);
     open_with(&o, "{\"quant_method\": \"awq\", \"w_bit\": 4, \"q_group_size\": 64}", NULL, 0);
     assert_int_equal(rule(&o, Q)->group, 64);
