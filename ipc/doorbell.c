@@ -18,7 +18,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "quern/log.h"
 
 enum status doorbell_open(struct doorbell_shared *shared, struct doorbell *out)
@@ -107,26 +107,6 @@ enum status doorbell_wait(struct doorbell *d, int death_fd, int timeout_ms)
     if ((fds[0].revents & POLLIN) == 0)
         return log_fail(STATUS_IO, "doorbell: fd %d is no longer usable", d->fd);
     return STATUS_OK;
-}
-
-/* The clock is read once per 64 looks: it costs as much as several of them. */
-static bool spin_until(doorbell_ready *ready, void *context, uint64_t spin_ns)
-{
-    uint64_t deadline;
-
-    if (ready(context))
-        return true;
-    if (spin_ns == 0)
-        return false;
-    deadline = spin_deadline_ns(spin_ns);
-    do
-        for (int i = 0; i < 64; i++) {
-            spin_pause();
-            if (ready(context))
-                return true;
-        }
-    while (spin_now_ns() < deadline);
-    return false;
 }
 
 enum status doorbell_await(

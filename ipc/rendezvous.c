@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "quern/log.h"
 
 enum { RENDEZVOUS_MAGIC = 0x646e6572 }; /* "rend" */
@@ -36,7 +36,7 @@ enum status rendezvous_init(void *mem, uint32_t ranks, uint32_t generation)
     shared->generation = generation;
     shared->ranks = ranks;
     for (uint32_t i = 0; i < ranks; i++) {
-        flag_init(&shared->seats[i].joined);
+        flag_init(&shared->seats[i].joined, FLAG_BETWEEN_PROCESSES);
         memset(shared->seats[i].blob_bytes, 0, sizeof(shared->seats[i].blob_bytes));
     }
     return STATUS_OK;

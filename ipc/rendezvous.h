@@ -17,13 +17,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "ipc/flag.h"
+#include "quern/flag.h"
 #include "quern/status.h"
 
 enum { RENDEZVOUS_RANKS = 256, RENDEZVOUS_BLOB_BYTES = 256 };
 
 struct rendezvous_seat {
-    struct shm_flag joined; /* its rank publishes: rounds joined so far */
+    struct flag joined; /* its rank publishes: rounds joined so far */
     uint32_t blob_bytes[2]; /* its rank writes; of even and odd rounds */
     _Alignas(64) unsigned char blob[2][RENDEZVOUS_BLOB_BYTES]; /* its rank writes */
 };

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "ipc/flag.h"
+#include "quern/flag.h"
 #include "quern/status.h"
 
 enum { SYMHEAP_PAGE = 4096 };

@@ -1,9 +1,8 @@
-/* pool.c - three gates: posted, phase, done.
+/* pool.c - three flags: posted, phase, done.
  *
- * A gate is one word that only moves on, and a count of those asleep on it:
- * whoever waits for it to move looks, yields, sleeps; whoever moves it makes a
- * system call only if someone sleeps. The pool's threads wait at `posted` for
- * jobs and at `phase` for each other; the caller waits at `done`.
+ * The pool's threads wait at `posted` for jobs and at `phase` for each other;
+ * the caller waits at `done`, and sleeps at once: a job takes longer than any
+ * spin, and it is the threads that need the cores.
  *
  * The barrier's verdict travels in the phase word itself (bit 0), put there by
  * the last to arrive. A flag read after the barrier would not do: a fast
@@ -16,12 +15,10 @@
  *   E3 last arriver --phase--> the others:    ... and they see it
  *   E4 leave --left--> the last to leave --done--> the caller: results, and the
  *      job's place, which may be used again
- *   E5 move / sleep: both sides seq_cst on word and sleepers; either the mover
- *      sees the sleeper or the sleeper (or the kernel, for it) sees the move. */
+ * (where a flag's name stands between arrows, release and acquire are flag.c's). */
 #include "kernels/cpu/pool.h"
 
 #include <errno.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -29,37 +26,31 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
+#include "quern/flag.h"
 #include "quern/log.h"
+#include "quern/spin.h"
 
 enum {
-    SPINS = 150,  /* pauses: 3 to 7 us */
-    YIELDS = 40,  /* about as long when no one else wants the core */
     PHASE_STOP = 1,
     PHASE_STEP = 2,
     ARRIVED_STOP = 1 << 16, /* above the count of threads */
 };
 
-struct gate {
-    _Alignas(64) _Atomic uint32_t word;
-    _Atomic uint32_t sleepers; /* each sleeper writes */
-};
-
 struct job {
     pool_work *work;        /* caller writes, before E1 */
     void *context;
-    _Atomic uint32_t left;  /* threads count themselves out */
+    _Atomic uint64_t left;  /* threads count themselves out, in every lap */
 };
 
 struct pool {
-    struct gate posted;  /* caller writes: jobs ever posted */
-    struct gate done;    /* the last thread to leave a job writes: jobs ever done */
-    struct gate phase;   /* the last arriver writes */
+    struct flag posted;  /* caller writes: jobs ever posted */
+    struct flag done;    /* the last thread to leave a job writes: jobs ever done */
+    struct flag phase;   /* the last arriver writes */
     _Alignas(64) _Atomic uint32_t arrived; /* at the barrier: count, and who said stop */
     _Alignas(64) struct job jobs[POOL_JOBS];
-    int threads, spins;
+    int threads;
+    bool spins;          /* each thread has a core */
     int started;
     struct worker {
         struct pool *pool;
@@ -68,74 +59,26 @@ struct pool {
     } workers[];
 };
 
-/* The gate ------------------------------------------------------------------------------- */
+/* Waiting ------------------------------------------------------------------------------- */
 
-static void pause_core(void)
+/* Among the threads: they are at most a few microseconds apart, if each has a core. */
+static void wait_for(const struct pool *p, struct flag *f, uint32_t value)
 {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("isb" ::: "memory");
-#endif
-}
-
-static void futex_sleep(_Atomic uint32_t *word, uint32_t seen)
-{
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-}
-
-static void futex_wake(_Atomic uint32_t *word)
-{
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
-}
-
-/* Sets the word, waking who sleeps. One mover at a time. */
-static void gate_move(struct gate *g, uint32_t value)
-{
-    atomic_store_explicit(&g->word, value, memory_order_seq_cst); /* E1 E3 E4, E5 */
-    if (atomic_load_explicit(&g->sleepers, memory_order_seq_cst) != 0) /* E5 */
-        futex_wake(&g->word);
-}
-
-static uint32_t gate_look(struct gate *g)
-{
-    return atomic_load_explicit(&g->word, memory_order_acquire); /* E1 E3 E4 */
-}
-
-/* Until the word is not `seen`; returns what it is. */
-static uint32_t gate_wait(struct gate *g, uint32_t seen, int spins)
-{
-    uint32_t now = gate_look(g);
-
-    for (int i = 0; now == seen && i < spins; i++) {
-        pause_core();
-        now = gate_look(g);
-    }
-    for (int i = 0; now == seen && i < YIELDS; i++) {
-        sched_yield();
-        now = gate_look(g);
-    }
-    if (now != seen)
-        return now;
-    atomic_fetch_add_explicit(&g->sleepers, 1, memory_order_seq_cst); /* E5 */
-    while ((now = atomic_load_explicit(&g->word, memory_order_seq_cst)) == seen) /* E5, E1 E3 E4 */
-        futex_sleep(&g->word, seen);
-    /* relaxed: at worst one wake too many */
-    atomic_fetch_sub_explicit(&g->sleepers, 1, memory_order_relaxed);
-    return now;
+    if (p->spins)
+        flag_wait(f, value, NULL, SPIN_FOREVER);
+    else
+        flag_sleep(f, value, NULL, SPIN_FOREVER);
 }
 
 /* Threads -------------------------------------------------------------------------------- */
 
+/* `left` is never reset: who would, could be overtaken by the place's next job. */
 static void leave_job(struct pool *p, struct job *job, uint32_t number)
 {
-    uint32_t before = atomic_fetch_add_explicit(&job->left, 1, memory_order_acq_rel); /* E4 */
+    uint64_t before = atomic_fetch_add_explicit(&job->left, 1, memory_order_acq_rel); /* E4 */
 
-    if (before + 1 != (uint32_t)p->threads)
-        return;
-    /* relaxed: E4's gate and E1's order it before the place is used again */
-    atomic_store_explicit(&job->left, 0, memory_order_relaxed);
-    gate_move(&p->done, number + 1);
+    if ((before + 1) % (uint64_t)p->threads == 0)
+        flag_publish(&p->done, number + 1);
 }
 
 static void *thread_main(void *context)
@@ -146,8 +89,8 @@ static void *thread_main(void *context)
     for (uint32_t next = 0;; next++) {
         struct job *job = &p->jobs[next % POOL_JOBS];
 
-        /* Others may be posted already: the word may be far ahead of `next`, never behind. */
-        gate_wait(&p->posted, next, p->spins);
+        /* Others may be posted already: the flag may be far ahead of `next`, never behind. */
+        wait_for(p, &p->posted, next + 1); /* E1 */
         if (job->work == NULL)
             return NULL;
         job->work(job->context, w->number);
@@ -162,7 +105,7 @@ bool pool_barrier(struct pool *p, bool stop)
     if (p->threads == 1)
         return stop;
     /* relaxed: it cannot move before we arrive, and we saw its last move (E3) */
-    phase = atomic_load_explicit(&p->phase.word, memory_order_relaxed);
+    phase = atomic_load_explicit(&p->phase.value, memory_order_relaxed);
     before = atomic_fetch_add_explicit(&p->arrived, 1u + (stop ? ARRIVED_STOP : 0u),
         memory_order_acq_rel); /* E2 */
     all = before + 1u + (stop ? ARRIVED_STOP : 0u);
@@ -171,9 +114,11 @@ bool pool_barrier(struct pool *p, bool stop)
         atomic_store_explicit(&p->arrived, 0, memory_order_relaxed);
         phase = ((phase | PHASE_STOP) ^ PHASE_STOP) + PHASE_STEP;
         phase |= all >= ARRIVED_STOP ? PHASE_STOP : 0;
-        gate_move(&p->phase, phase);
+        flag_publish(&p->phase, phase); /* E3 */
     } else {
-        phase = gate_wait(&p->phase, phase, p->spins);
+        wait_for(p, &p->phase, phase + 1); /* E3 */
+        /* relaxed: it stays until we arrive again */
+        phase = atomic_load_explicit(&p->phase.value, memory_order_relaxed);
     }
     return (phase & PHASE_STOP) != 0;
 }
@@ -215,13 +160,11 @@ static enum status start(struct pool *p, int first_cpu)
 /* The caller ----------------------------------------------------------------------------- */
 
 /* With fewer cores than threads, to spin is to keep the one that is waited for from running. */
-static int spins_for(int threads)
+static bool has_cores_for(int threads)
 {
     cpu_set_t cpus;
 
-    if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && CPU_COUNT(&cpus) < threads)
-        return 0;
-    return SPINS;
+    return sched_getaffinity(0, sizeof(cpus), &cpus) != 0 || CPU_COUNT(&cpus) >= threads;
 }
 
 static struct pool *pool_new(int threads)
@@ -232,7 +175,10 @@ static struct pool *pool_new(int threads)
     if (p != NULL) {
         memset(p, 0, bytes);
         p->threads = threads;
-        p->spins = spins_for(threads);
+        p->spins = has_cores_for(threads);
+        flag_init(&p->posted, FLAG_BETWEEN_THREADS);
+        flag_init(&p->done, FLAG_BETWEEN_THREADS);
+        flag_init(&p->phase, FLAG_BETWEEN_THREADS);
     }
     return p;
 }
@@ -267,28 +213,25 @@ int pool_threads(const struct pool *p)
 
 bool pool_done(struct pool *p, uint32_t ticket)
 {
-    return (int32_t)(gate_look(&p->done) - ticket) >= 0;
+    return (int32_t)(flag_value(&p->done) - ticket) >= 0;
 }
 
 void pool_wait(struct pool *p, uint32_t ticket)
 {
-    uint32_t done = gate_look(&p->done);
-
-    while ((int32_t)(done - ticket) < 0)
-        done = gate_wait(&p->done, done, p->spins);
+    flag_sleep(&p->done, ticket, NULL, SPIN_FOREVER); /* E4 */
 }
 
 enum status pool_post(struct pool *p, pool_work *work, void *context, uint32_t *ticket)
 {
     /* relaxed: posted is ours */
-    uint32_t posted = atomic_load_explicit(&p->posted.word, memory_order_relaxed);
+    uint32_t posted = atomic_load_explicit(&p->posted.value, memory_order_relaxed);
     struct job *job = &p->jobs[posted % POOL_JOBS];
 
-    if (posted - gate_look(&p->done) == POOL_JOBS)
+    if (posted - flag_value(&p->done) == POOL_JOBS)
         return STATUS_AGAIN;
     job->work = work;
     job->context = context;
-    gate_move(&p->posted, posted + 1);
+    flag_publish(&p->posted, posted + 1); /* E1 */
     *ticket = posted + 1;
     return STATUS_OK;
 }
@@ -303,7 +246,7 @@ void pool_close(struct pool *p)
         return;
     while (pool_post(p, NULL, NULL, &ticket) == STATUS_AGAIN)
         /* relaxed: posted is ours */
-        pool_wait(p, atomic_load_explicit(&p->posted.word, memory_order_relaxed));
+        pool_wait(p, atomic_load_explicit(&p->posted.value, memory_order_relaxed));
     for (int i = 0; i < p->started; i++)
         pthread_join(p->workers[i].handle, NULL);
     free(p);

@@ -5,9 +5,9 @@
  *
  * Ownership: the pool owns its threads; a job's context is the poster's and
  *           must stay until pool_done().
- * Blocking: a wait spins for a few microseconds, gives its core away a few
- *           times and then sleeps on a futex: there may be more threads than
- *           cores. Nothing spins while no job is there.
+ * Blocking: as flag.h says: threads that have a core each look for a moment
+ *           before they sleep, the caller sleeps at once. Nothing spins while no
+ *           job is there.
  * Death:    a thread never dies by itself. A job must end by itself, so what
  *           it waits for outside the pool needs a deadline. */
 #ifndef QUERN_KERNELS_CPU_POOL_H

@@ -16,7 +16,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "quern/log.h"
 
 enum {

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ipc/flag.h"
-#include "ipc/spin.h"
+#include "quern/flag.h"
+#include "quern/spin.h"
 #include "quern/log.h"
 
 /* All that a channel has on a heap. */
@@ -22,7 +22,7 @@ static enum status take(struct channel *ch, struct symheap *heap, int threads)
     if (s == STATUS_OK)
         s = symheap_alloc(heap, ch->bytes[1], SYMHEAP_PAGE, &ch->data[1]);
     if (s == STATUS_OK)
-        s = symheap_alloc(heap, (size_t)threads * sizeof(struct shm_flag), SYMHEAP_PAGE,
+        s = symheap_alloc(heap, (size_t)threads * sizeof(struct flag), SYMHEAP_PAGE,
             &ch->flags);
     return s;
 }
@@ -64,11 +64,11 @@ static uint32_t *epoch_of(struct channel *ch, int thread)
     return &ch->epoch[(size_t)thread * (CHANNEL_LINE / sizeof(uint32_t))];
 }
 
-static struct shm_flag *flag_of(const struct channel *ch, int place, int thread)
+static struct flag *flag_of(const struct channel *ch, int place, int thread)
 {
     const struct channel_peers *p = ch->peers;
 
-    return (struct shm_flag *)symheap_at(p->heap, (uint32_t)p->ranks[place], ch->flags) + thread;
+    return (struct flag *)symheap_at(p->heap, (uint32_t)p->ranks[place], ch->flags) + thread;
 }
 
 uint32_t channel_next(struct channel *ch, int thread)

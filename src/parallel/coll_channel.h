@@ -39,7 +39,7 @@ struct channel_peers {
 struct channel {
     const struct channel_peers *peers;
     size_t data[2], bytes[2]; /* heap offset and size of each buffer */
-    size_t flags;             /* heap offset: struct shm_flag [threads] */
+    size_t flags;             /* heap offset: struct flag [threads] */
     uint32_t *epoch;          /* meetings so far: a line per thread, which alone writes it */
 };
 

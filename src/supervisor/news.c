@@ -8,7 +8,7 @@
  * from the ids sent, so an answer can be told again from any place. */
 #include <string.h>
 
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 

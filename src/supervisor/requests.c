@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 

@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 

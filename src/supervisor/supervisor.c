@@ -15,7 +15,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "quern/log.h"
 
 static const uint64_t stop_grace_ns = 1000000000u, fail_linger_ns = 5000000000u,

@@ -1,8 +1,8 @@
 /* tokenizer_added.c - added tokens as tokenizers takes them from its files.
  *
  * Their ids are no choice of the file: a token of the vocabulary keeps its own,
- * any other gets the next one behind the vocabulary, in the order they come. A
- * file that says otherwise is told, since a model was trained with the ids that
+ * any other gets the next one behind the vocabulary, in the order they come. Where
+ * a file says otherwise that is told, once: a model was trained with the ids that
  * tokenizers gave. */
 #include "quern/log.h"
 #include "text/tokenizer_internal.h"
@@ -25,7 +25,7 @@ enum status tokenizer_add(struct tokenizer *t, const char *origin, const char *t
     if (id >= VOCAB_TABLE_MOST_TOKENS)
         return log_fail(STATUS_INVALID, "%s: more than %d tokens", origin,
             VOCAB_TABLE_MOST_TOKENS);
-    if (file_id >= 0 && file_id != id)
+    if (file_id >= 0 && file_id != id && t->renumbered++ == 0)
         log_warn("%s: \"%.*s\" has id %lld there, but %lld as tokenizers numbers them: taken for "
                  "%lld", origin, (int)(bytes < 64 ? bytes : 64), text, (long long)file_id,
             (long long)id, (long long)id);

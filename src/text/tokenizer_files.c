@@ -79,5 +79,8 @@ enum status tokenizer_load_files(struct tokenizer *t, const char *dir)
         return STATUS_OK;
     if (s == STATUS_OK)
         s = tokenizer_load_config(t, dir, older);
+    if (s == STATUS_OK && t->renumbered > 1)
+        log_warn("%s: %u more added tokens have other ids there than as tokenizers numbers them",
+            dir, t->renumbered - 1);
     return s == STATUS_OK ? added_tokens_prepare(&t->added, t->nfc) : s;
 }

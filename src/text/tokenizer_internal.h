@@ -24,6 +24,7 @@ struct tokenizer {
     uint32_t model_tokens;   /* how many are the model's */
     size_t model_text_bytes; /* where in the pool of texts the added ones begin */
     int64_t last_added;      /* highest id of an added token; -1: none */
+    uint32_t renumbered;     /* added tokens whose id in the file was another */
     struct added_tokens added;
     struct token_ids before, after; /* what a whole text gets: the post-processor's */
     struct bpe bpe;
@@ -50,7 +51,7 @@ enum status tokenizer_read_merge_lines(struct tokenizer *t, const char *origin, 
 enum status tokenizer_finish_model(struct tokenizer *t, const char *origin);
 
 /* Adds a token as tokenizers does: one that is there keeps its id, a new one gets the next id.
- * Where the file says another one (file_id >= 0), it is told. */
+ * Where the file says another one (file_id >= 0), that is told, of the first such. */
 enum status tokenizer_add(struct tokenizer *t, const char *origin, const char *text, size_t bytes,
     int64_t file_id, struct added_flags flags);
 

@@ -19,9 +19,9 @@
 #include <unistd.h>
 
 #include "base/cores.h"
-#include "ipc/flag.h"
+#include "quern/flag.h"
 #include "ipc/segment.h"
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "kernels/cpu/cpu.h"
 #include "parallel/coll_auto.h"
 #include "quern/log.h"
@@ -37,7 +37,7 @@ static const uint64_t deadline_ns = 60 * UINT64_C(1000000000);
 /* On the segment's first pages. */
 struct shared {
     _Alignas(64) _Atomic uint32_t abort_word; /* a rank that fails */
-    struct shm_flag ping, pong;               /* ranks 0 and 1 */
+    struct flag ping, pong;               /* ranks 0 and 1 */
     struct bench_group group;                 /* rank 0 */
     char error[LOG_LINE_BYTES];               /* the first rank that fails */
 };
@@ -97,8 +97,8 @@ static enum status options_make(int ranks, struct coll_shm_options *o)
 static enum status round_trips(struct bencher *b, uint32_t from, uint32_t n)
 {
     struct shared *sh = b->shared;
-    struct shm_flag *mine = b->o.rank == 0 ? &sh->ping : &sh->pong;
-    struct shm_flag *theirs = b->o.rank == 0 ? &sh->pong : &sh->ping;
+    struct flag *mine = b->o.rank == 0 ? &sh->ping : &sh->pong;
+    struct flag *theirs = b->o.rank == 0 ? &sh->pong : &sh->ping;
     uint64_t deadline = spin_deadline_ns(deadline_ns);
     enum status s = STATUS_OK;
 
@@ -115,11 +115,11 @@ static enum status round_trips(struct bencher *b, uint32_t from, uint32_t n)
 /* Ranks 0 and 1, while the others sleep in the next collective. */
 static enum status measure_flags(struct bencher *b)
 {
-    unsigned spins = flag_spin_iterations;
+    uint64_t before = flag_spin_ns;
     double best = 0;
     enum status s = STATUS_OK;
 
-    flag_spin_iterations = 2000;
+    flag_spin_ns = FLAG_SPIN_NS;
     for (uint32_t i = 0; s == STATUS_OK && i < FLAG_BATCHES; i++) {
         uint64_t start = spin_now_ns();
         double us;
@@ -128,7 +128,7 @@ static enum status measure_flags(struct bencher *b)
         us = (double)(spin_now_ns() - start) * 1e-3 / FLAG_TRIPS;
         best = i == 0 || us < best ? us : best;
     }
-    flag_spin_iterations = spins;
+    flag_spin_ns = before;
     if (b->o.rank == 0)
         b->shared->group.round_trip_us = best;
     return s;
@@ -348,7 +348,7 @@ static enum status live(struct bencher *b, const struct segment *segment, int ra
     b->o.abort_word = &b->shared->abort_word;
     b->o.rank = rank;
     b->exchange = (char *)segment->base + exchange_at();
-    flag_spin_iterations = b->o.size <= b->shared->group.cores ? 2000 : 0;
+    flag_spin_ns = b->o.size <= b->shared->group.cores ? FLAG_SPIN_NS : 0;
     pin(rank);
     if (s == STATUS_OK)
         s = buffers_open(b);

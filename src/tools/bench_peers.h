@@ -18,7 +18,7 @@
 #include <sys/types.h>
 
 #include "ipc/segment.h"
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "quern/status.h"
 
 enum { BENCH_PEERS = 3, BENCH_WORK_BYTES = 64 << 10, BENCH_SAMPLES = 1 << 20 };

@@ -1,13 +1,17 @@
 /* text_commands.c - quern tokenize, detokenize, template: one JSON value a line, in and out. */
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/options.h"
 #include "cli/cli.h"
+#include "checkpoint/config_json.h"
 #include "checkpoint/locate.h"
 #include "quern/log.h"
 #include "tools/text_tools.h"
 #include "tools/tools.h"
+
+enum { MOST_CONFIG_BYTES = 4 << 20 };
 
 struct text_options {
     const char *model;
@@ -59,9 +63,29 @@ static enum status tokenize(const char *dir, const struct text_options *o)
     return tool_tokenize(dir, stdin, stdout);
 }
 
+/* Of config.json, if there is one; 0 without. */
+static enum status read_vocab_size(const char *dir, int *vocab_size)
+{
+    char path[4200];
+    json_t *config = NULL;
+    enum status s = path_join(path, sizeof(path), dir, "config.json");
+
+    *vocab_size = 0;
+    if (s == STATUS_OK)
+        s = json_read_optional(path, MOST_CONFIG_BYTES, &config);
+    if (s != STATUS_OK || config == NULL)
+        return s;
+    s = json_field_int("config.json", config, "vocab_size", 1, INT_MAX, vocab_size);
+    json_decref(config);
+    return s;
+}
+
 static enum status detokenize(const char *dir, const struct text_options *o)
 {
-    return tool_detokenize(dir, o->skip_special, stdin, stdout);
+    int vocab_size;
+    enum status s = read_vocab_size(dir, &vocab_size);
+
+    return s == STATUS_OK ? tool_detokenize(dir, o->skip_special, vocab_size, stdin, stdout) : s;
 }
 
 static enum status render(const char *dir, const struct text_options *o)

@@ -17,6 +17,7 @@ struct filter {
     struct tokenizer *tokenizer;
     struct chat_template *chat_template;
     bool skip_special;
+    int vocab_size; /* the model's; 0: not known */
     char line_name[32]; /* "line 3": begins every error about it */
     enum status (*run)(struct filter *f, const struct json_value *in, struct text_buffer *out);
 };
@@ -47,18 +48,24 @@ static enum status tokenize_line(struct filter *f, const struct json_value *in,
     return STATUS_OK;
 }
 
-static enum status read_ids(const struct filter *f, const struct json_value *in, int32_t *ids)
+/* The ids of a line. Those behind the tokenizer's that the model has are its padding rows: they
+ * have no text, and are left out here as where an answer is printed. */
+static enum status read_ids(const struct filter *f, const struct json_value *in, int32_t *ids,
+    size_t *count)
 {
-    int64_t last = (int64_t)tokenizer_vocab_size(f->tokenizer) - 1;
+    int64_t tokens = (int64_t)tokenizer_vocab_size(f->tokenizer);
+    int64_t last = (tokens < f->vocab_size ? f->vocab_size : tokens) - 1;
     size_t i = 0;
 
+    *count = 0;
     for (const struct json_value *v = in->first; v != NULL; v = v->next, i++) {
         int64_t id;
 
         if (v->type != JSON_IS_NUMBER || !json_text_to_id(v->text, v->bytes, last, &id))
             return log_fail(STATUS_INVALID, "%s: element %zu is not a token id (0 to %lld)",
                 f->line_name, i, (long long)last);
-        ids[i] = (int32_t)id;
+        if (id < tokens)
+            ids[(*count)++] = (int32_t)id;
     }
     return STATUS_OK;
 }
@@ -68,7 +75,7 @@ static enum status detokenize_line(struct filter *f, const struct json_value *in
 {
     int32_t *ids;
     char *text = NULL;
-    size_t bytes = 0;
+    size_t count, bytes = 0;
     enum status s;
 
     if (in->type != JSON_IS_ARRAY)
@@ -77,9 +84,9 @@ static enum status detokenize_line(struct filter *f, const struct json_value *in
     ids = malloc((in->count + 1) * sizeof(*ids));
     if (ids == NULL)
         return log_fail(STATUS_NOMEM, "out of memory for %zu token ids", in->count);
-    s = read_ids(f, in, ids);
+    s = read_ids(f, in, ids, &count);
     if (s == STATUS_OK)
-        s = tokenizer_decode(f->tokenizer, ids, in->count, f->skip_special, &text, &bytes);
+        s = tokenizer_decode(f->tokenizer, ids, count, f->skip_special, &text, &bytes);
     free(ids);
     if (s != STATUS_OK)
         return s;
@@ -163,9 +170,10 @@ enum status tool_tokenize(const char *dir, FILE *in, FILE *out)
     return run_with_tokenizer(dir, &f, in, out);
 }
 
-enum status tool_detokenize(const char *dir, bool skip_special, FILE *in, FILE *out)
+enum status tool_detokenize(const char *dir, bool skip_special, int vocab_size, FILE *in, FILE *out)
 {
-    struct filter f = { .run = detokenize_line, .skip_special = skip_special };
+    struct filter f = { .run = detokenize_line, .skip_special = skip_special,
+        .vocab_size = vocab_size };
 
     return run_with_tokenizer(dir, &f, in, out);
 }

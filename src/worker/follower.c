@@ -20,7 +20,7 @@ static enum status await_plan(struct worker *w, const struct plan **plan)
     enum status s = broadcast_ring_peek(&w->plans, (uint32_t)w->rank - 1, &slot);
 
     if (s == STATUS_AGAIN) {
-        s = doorbell_await(&g->rank_bells[w->rank], g->death_fd, has_plan, w, worker_spin_ns(w));
+        s = doorbell_await(&g->rank_bells[w->rank], g->death_fd, has_plan, w, flag_spin_ns);
         if (s == STATUS_OK)
             s = broadcast_ring_peek(&w->plans, (uint32_t)w->rank - 1, &slot);
     }

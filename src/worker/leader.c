@@ -214,8 +214,7 @@ static enum status loop(struct leader *l)
         s = l->status == STATUS_OK ? leader_step(l) : l->status;
         if (s == STATUS_AGAIN && !l->stopping) {
             doorbell_ring(&g->supervisor_bell);
-            s = doorbell_await(&g->rank_bells[0], g->death_fd, has_requests, l,
-                worker_spin_ns(l->w));
+            s = doorbell_await(&g->rank_bells[0], g->death_fd, has_requests, l, flag_spin_ns);
         }
     }
     return s >= STATUS_OK ? stop_group(l) : s;

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/cores.h"
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "parallel/choose.h"
 #include "parallel/mesh.h"
 #include "quern/log.h"

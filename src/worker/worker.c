@@ -11,17 +11,12 @@
 #include <xxhash.h>
 
 #include "base/cores.h"
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "layers/placement.h"
 #include "parallel/plugin.h"
 #include "quern/log.h"
 
 enum { PROGRESS_PARTS = 100 };
-
-uint64_t worker_spin_ns(const struct worker *w)
-{
-    return w->size * w->threads <= cores_usable() ? 20000 : 0;
-}
 
 static void on_progress(void *context, uint64_t bytes)
 {
@@ -81,7 +76,7 @@ static enum status open_device(struct worker *w)
     w->threads = o.threads;
     /* ranks on more threads than cores must not burn the core a peer needs */
     if (w->size * w->threads > cores_usable())
-        flag_spin_iterations = 0;
+        flag_spin_ns = 0;
     return w->backend->open(&o, &w->device);
 }
 

@@ -58,9 +58,6 @@ enum status worker_wait(struct worker *w, struct step_result *result);
 enum status leader_run(struct worker *w);
 enum status follower_run(struct worker *w);
 
-/* Spin for so long before sleeping: 0 when ranks outnumber cores. */
-uint64_t worker_spin_ns(const struct worker *w);
-
 /* setup.c --------------------------------------------------------------------------------- */
 
 /* What all ranks must agree on; rank 0 decides, the rendezvous carries it. */

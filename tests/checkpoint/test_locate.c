@@ -51,8 +51,11 @@ static void directories_are_taken_as_they_are(void **state)
     (void)state;
     assert_int_equal(locate_model(temp.path, LOCATE_MODEL, out, sizeof(out)), STATUS_INVALID);
     assert_non_null(strstr(log_last_error(), "has no config.json"));
-    temp_dir_write(&temp, "tokenizer.json", "{}", 2);
+    assert_int_equal(locate_model(temp.path, LOCATE_TOKENIZER, out, sizeof(out)), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "has no tokenizer.json"));
+    temp_dir_write(&temp, "vocab.json", "{}", 2); /* the older kind, with merges.txt */
     assert_int_equal(locate_model(temp.path, LOCATE_TOKENIZER, out, sizeof(out)), STATUS_OK);
+    assert_int_equal(locate_model(temp.path, LOCATE_MODEL, out, sizeof(out)), STATUS_INVALID);
     temp_dir_write(&temp, "config.json", "{}", 2);
     assert_found(temp.path, temp.path);
     assert_int_equal(locate_model(temp.path, LOCATE_MODEL, out, 4), STATUS_INVALID);

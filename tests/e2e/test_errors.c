@@ -132,6 +132,19 @@ static void ids_need_no_tokenizer_and_text_is_told_so(void **state)
     REFUSES(1, "tokenizer.json", "tokenize", "-m", path);
 }
 
+/* The storyteller's tokenizer has 8178 tokens, its config.json 8192 rows. */
+static void detokenize_takes_padding_rows_for_nothing_as_run_does(void **state)
+{
+    struct command c;
+
+    (void)state;
+    child_start(&c, NULL, (const char *const[]){"detokenize", NULL}, "[8178, 64, 8191]\n[8192]\n");
+    assert_int_equal(child_finish(&c, 20000), 1);
+    assert_string_equal(c.out, "\"a\"\n");
+    assert_non_null(strstr(c.err, "line 2: element 0 is not a token id (0 to 8191)"));
+    child_free(&c);
+}
+
 /* The `tied` model's weights under a config that wants others. */
 static void weights_that_do_not_fit_the_config_are_told_why(void **state)
 {
@@ -273,6 +286,7 @@ int main(void)
         cmocka_unit_test(prompts_that_cannot_be_are_told_why),
         cmocka_unit_test(models_that_cannot_be_are_told_why),
         cmocka_unit_test(ids_need_no_tokenizer_and_text_is_told_so),
+        cmocka_unit_test(detokenize_takes_padding_rows_for_nothing_as_run_does),
         cmocka_unit_test(weights_that_do_not_fit_the_config_are_told_why),
         cmocka_unit_test(limits_that_no_plan_could_hold_are_refused),
         cmocka_unit_test(failing_ranks_say_it_once),

@@ -36,6 +36,8 @@ static int group_setup(void **state)
     int status;
 
     (void)state;
+    signal(SIGINT, SIG_DFL); /* a shell that runs us in the background, or nohup, ignored them */
+    signal(SIGHUP, SIG_DFL);
     temp_dir_make(&inputs);
     temp_dir_make(&outputs);
     snprintf(like, sizeof(like), "%s", temp_dir_write(&inputs, "medium.json", medium,

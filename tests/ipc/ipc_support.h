@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "ipc/segment.h"
-#include "ipc/spin.h"
+#include "quern/spin.h"
 #include "quern/log.h"
 
 /* No test waits longer for anything, however slow the machine. */

@@ -7,7 +7,7 @@
 
 #include <sched.h>
 
-#include "ipc/spin.h"
+#include "quern/spin.h"
 
 enum { SLEEP_LIMIT_MS = 2000 };
 

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "ipc/flag.h"
+#include "quern/flag.h"
 #include "ipc/symheap_shm.h"
 #include "parallel/coll_auto.h"
 #include "parallel/coll_shm.h"
@@ -116,7 +116,7 @@ static inline void world_open(struct world *w, int size, int threads)
     w->abort_word = w->segment.base;
     w->options.abort_word = w->abort_word;
     /* Waiters must not burn the cores their peers need. */
-    flag_spin_iterations = size * threads > 2 ? 20 : 2000;
+    flag_spin_ns = size * threads > 2 ? 0 : FLAG_SPIN_NS;
 }
 
 static inline bool world_attach(struct world *w, int rank)

@@ -12,7 +12,7 @@
 #include "text_support.h"
 #include "tools/text_tools.h"
 
-enum tool { TOKENIZE, DETOKENIZE, DETOKENIZE_SKIPPING, TEMPLATE };
+enum tool { TOKENIZE, DETOKENIZE, DETOKENIZE_SKIPPING, DETOKENIZE_OF_MODEL, TEMPLATE };
 
 /* Runs a tool over `input`; *output is malloc'ed. */
 static enum status run(enum tool tool, const char *input, size_t bytes, char **output)
@@ -29,7 +29,8 @@ static enum status run(enum tool tool, const char *input, size_t bytes, char **o
     else if (tool == TEMPLATE)
         s = tool_template(dir, in, out);
     else
-        s = tool_detokenize(dir, tool == DETOKENIZE_SKIPPING, in, out);
+        s = tool_detokenize(dir, tool == DETOKENIZE_SKIPPING,
+            tool == DETOKENIZE_OF_MODEL ? 151936 : 0, in, out);
     fclose(in);
     fclose(out);
     return s;
@@ -79,6 +80,23 @@ static void a_bad_line_stops_and_is_named(void **state)
         assert_string_equal(output, cases[i].output);
         if (strncmp(log_last_error(), cases[i].why, strlen(cases[i].why)) != 0)
             fail_msg("wanted %s, got %s", cases[i].why, log_last_error());
+        free(output);
+    }
+}
+
+/* Qwen3's models have 151936 rows, its tokenizer 151669 tokens. */
+static void ids_of_padding_rows_are_nothing_where_the_model_is_known(void **state)
+{
+    static const char *const bad[] = { "[151936]\n", "[-1]\n", "[4294967296]\n", "[\"64\"]\n",
+        "[[64]]\n" };
+    char *output;
+
+    (void)state;
+    check(DETOKENIZE_OF_MODEL, "[64, 151669, 65, 151935]\n[151700]\n[]\n", "\"ab\"\n\"\"\n\"\"\n");
+    check(DETOKENIZE_OF_MODEL, "[128233, 151669, 231]\n[ ]", "\"\xe1\xb2\x89\"\n\"\"\n");
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        assert_int_equal(run(DETOKENIZE_OF_MODEL, bad[i], strlen(bad[i]), &output), STATUS_INVALID);
+        assert_non_null(strstr(log_last_error(), "is not a token id (0 to 151935)"));
         free(output);
     }
 }
@@ -160,6 +178,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_line_gives_one_line),
         cmocka_unit_test(a_bad_line_stops_and_is_named),
+        cmocka_unit_test(ids_of_padding_rows_are_nothing_where_the_model_is_known),
         cmocka_unit_test(a_bad_line_is_one_error),
         cmocka_unit_test(a_closed_output_is_an_error),
         cmocka_unit_test(the_vectors_pass_through_both_filters),

@@ -77,7 +77,7 @@ void support_write(const char *name, const char *bytes, size_t count)
 void support_remove(void)
 {
     static const char *const names[] = { "tokenizer.json", "tokenizer_config.json",
-        "chat_template.jinja", "vocab.json", "merges.txt", "added_tokens.json",
+        "chat_template.jinja", "config.json", "vocab.json", "merges.txt", "added_tokens.json",
         "special_tokens_map.json" };
     char path[1024];
 

@@ -138,6 +138,7 @@ static void a_signal_removes_the_part_and_ends_the_process(void **state)
         if (child == 0) {
             struct new_file f;
 
+            signal(signals[i], SIG_DFL); /* a background job or nohup ignored it */
             if (new_file_open(&f, path) != STATUS_OK || access(part, F_OK) != 0)
                 _exit(1);
             raise(signals[i]);

@@ -1,9 +1,11 @@
-/* spin.h - what every waiting loop in ipc/ is made of: a pause, the one full
- * fence, and the clock that deadlines are measured with. No state. */
-#ifndef IPC_SPIN_H
-#define IPC_SPIN_H
+/* spin.h - what every wait begins with: a pause, the one full fence, the clock
+ * that deadlines are measured with, and the loop that looks for a while before
+ * its caller sleeps (on a word: flag.h; on an eventfd: ipc/doorbell.h). */
+#ifndef QUERN_SPIN_H
+#define QUERN_SPIN_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -49,6 +51,27 @@ static inline uint64_t spin_deadline_ns(uint64_t ns)
     uint64_t now = spin_now_ns();
 
     return ns > SPIN_FOREVER - now ? SPIN_FOREVER : now + ns;
+}
+
+/* Looks until ready(context) or for `ns`; 0: looks once. True when it was ready.
+ * The clock is read once per 64 looks: it costs as much as several of them. */
+static inline bool spin_until(bool (*ready)(void *context), void *context, uint64_t ns)
+{
+    uint64_t deadline;
+
+    if (ready(context))
+        return true;
+    if (ns == 0)
+        return false;
+    deadline = spin_deadline_ns(ns);
+    do
+        for (int i = 0; i < 64; i++) {
+            spin_pause();
+            if (ready(context))
+                return true;
+        }
+    while (spin_now_ns() < deadline);
+    return false;
 }
 
 #endif
