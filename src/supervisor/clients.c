@@ -5,6 +5,7 @@
  * more than OUT_MARK waits (news.c), so what a client that does not read can
  * cost is bounded by what it asked for and by its answers' ids. A frame that
  * breaks the protocol ends its connection and nothing else. */
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -209,6 +210,15 @@ static void client_free(struct client *c)
     free(c);
 }
 
+/* After a crowd: the allocator would keep what it took for it. */
+static void give_back(struct supervisor *sv)
+{
+    if (sv->most_clients < 64 || sv->n_clients > sv->most_clients / 4)
+        return;
+    malloc_trim(0);
+    sv->most_clients = sv->n_clients;
+}
+
 /* Its last words leave first, unless it is let go. */
 static void client_leave(struct client *c)
 {
@@ -222,6 +232,8 @@ static void client_leave(struct client *c)
     if (loop_op_active(&c->send) || loop_op_active(&c->recv))
         return; /* its completion touches it */
     client_free(c);
+    sv->n_clients--;
+    give_back(sv);
     if (sv->listen_fd >= 0 && !loop_op_active(&sv->accept)) /* it had run out of descriptors */
         loop_accept(sv->loop, &sv->accept, sv->listen_fd);
 }
@@ -320,6 +332,8 @@ enum status client_add(struct supervisor *sv, int fd)
     if (c == NULL)
         return STATUS_NOMEM;
     list_append(&sv->clients, &c->all);
+    if (++sv->n_clients > sv->most_clients)
+        sv->most_clients = sv->n_clients;
     tell_hello(c);
     loop_recv(sv->loop, &c->recv, fd);
     return STATUS_OK;

@@ -200,6 +200,7 @@ struct supervisor {
     struct client *nobody;
     struct list_node clients, dirty, text_turns, leader_turns;
     size_t partial_bytes;    /* in all readers */
+    uint32_t n_clients, most_clients; /* most: since memory was given back last */
 
     struct request **table;  /* [table_room], by the low bits of an id */
     uint32_t *free_places;   /* [n_free_places] of the table */

@@ -1,5 +1,5 @@
 /* ipc_support.h - what the tests of ipc/ share: one segment seen at two
- * addresses, children that report by their exit status, and a seed. */
+ * addresses, children that report by their exit status. */
 #ifndef TESTS_IPC_SUPPORT_H
 #define TESTS_IPC_SUPPORT_H
 
@@ -16,6 +16,7 @@
 #include "ipc/segment.h"
 #include "quern/spin.h"
 #include "quern/log.h"
+#include "tests/support/random.h"
 
 /* No test waits longer for anything, however slow the machine. */
 #define TEST_PATIENCE_NS (120 * UINT64_C(1000000000))
@@ -55,31 +56,6 @@ static inline void child_must_succeed(pid_t pid)
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 0);
-}
-
-static inline void nap_ms(long ms)
-{
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
-}
-
-/* QUERN_TEST_SEED repeats a run. */
-static inline uint64_t test_seed(void)
-{
-    const char *given = getenv("QUERN_TEST_SEED");
-    uint64_t seed = given != NULL ? strtoull(given, NULL, 0) : spin_now_ns();
-
-    print_message("# QUERN_TEST_SEED=%llu\n", (unsigned long long)seed);
-    return seed;
-}
-
-/* splitmix64 */
-static inline uint64_t test_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
 }
 
 #endif

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "tests/e2e/raw_client.h"
-#include "tests/ipc/ipc_support.h"
+#include "tests/support/random.h"
 
 enum { STREAMS = 32, TOKENS = 120, KILL_MS = 300 };
 
@@ -48,10 +48,11 @@ static void begin(int i)
 {
     static const char *const prompts[] = {"Once upon a time", "The little dog", "One day, a girl",
         "Tom and Sue", "In the forest", "A big red ball", "The king", "Lily was sad"};
+    static const float temperatures[] = {0, 0.8f, 1, 0.6f};
     struct stream *s = &streams[i];
     struct raw_params p = raw_params(PROMPT_TEXT, TOKENS);
 
-    RAW_GIVE(p, PARAM_TEMPERATURE, temperature, (float[]){0, 0.8f, 1, 0.6f}[i % 4]);
+    RAW_GIVE(p, PARAM_TEMPERATURE, temperature, temperatures[i % 4]);
     RAW_GIVE(p, PARAM_SEED, seed, (uint64_t)i + 1000);
     RAW_GIVE(p, PARAM_IGNORE_EOS, ignore_eos, i % 3 == 0);
     s->n = 0;

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "tests/e2e/raw_client.h"
-#include "tests/ipc/ipc_support.h"
+#include "tests/support/random.h"
 
 enum { MOST_BYTES = 512, PER_CONNECTION = 40, AT_ONCE = 1000 };
 
