@@ -295,15 +295,15 @@ void checkpoint_explain(const struct checkpoint *c, const char *name, char *out,
     const struct tensor_view *found;
 
     out[0] = '\0';
-    if (file != NULL)
-        snprintf(out, n, ": the index puts it into %s, which does not have it: download that file "
-                 "again", file);
-    else if ((found = quantised_form(c, name)) != NULL)
+    if ((found = quantised_form(c, name)) != NULL)
         snprintf(out, n, ": it is quantised, %s, and config.json does not say how", found->name);
     else if ((found = longer_name(c, name)) != NULL ||
              (begins_with(name, MODEL) && (found = longer_name(c, end += strlen(MODEL))) != NULL))
         snprintf(out, n, ": it is there as %s: save the tensors without %.*s in front", found->name,
                  (int)(strlen(found->name) - strlen(end)), found->name);
+    else if (file != NULL)
+        snprintf(out, n, ": the index puts it into %s, which does not have it: download that file "
+                 "again", file);
     else if (strcmp(name, "lm_head.weight") == 0)
         snprintf(out, n, ": where the embedding is the head, too, as in Qwen3-0.6B, 1.7B and 4B, "
                  "write \"tie_word_embeddings\": true into config.json; an embedding model has "

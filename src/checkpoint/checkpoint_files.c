@@ -26,6 +26,12 @@ static int by_string(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+static void sort_names(struct file_list *list)
+{
+    if (list->count > 0)
+        qsort(list->names, list->count, sizeof(*list->names), by_string);
+}
+
 static enum status add_name(struct file_list *list, const char *name)
 {
     char **larger, *copy;
@@ -134,7 +140,7 @@ static enum status list_from_index(const char *dir, const char *path, struct fil
         return log_fail(STATUS_INVALID, "%s: weight_map is missing, empty or not an object",
                         INDEX_NAME);
     s = names_from_index(list);
-    qsort(list->names, list->count, sizeof(*list->names), by_string);
+    sort_names(list);
     return s == STATUS_OK ? check_all_there(dir, list, "which " INDEX_NAME " names") : s;
 }
 
@@ -180,7 +186,7 @@ static enum status check_numbered(const char *dir, const char *name)
         s = add_name(&promised, path);
     }
     if (s == STATUS_OK)
-        s = check_all_there(dir, &promised, "of as many as the others' names say");
+        s = check_all_there(dir, &promised, "which the others' names promise");
     file_list_free(&promised);
     return s;
 }
@@ -195,7 +201,7 @@ static enum status list_from_folder(const char *dir, struct file_list *list)
                         "*.safetensors%s", dir, INDEX_NAME, folder_hint(dir, hint, sizeof(hint)));
     if (list->count > 1)
         drop_name(list, "consolidated.safetensors");
-    qsort(list->names, list->count, sizeof(*list->names), by_string);
+    sort_names(list);
     for (size_t i = 0; s == STATUS_OK && i < list->count; i++)
         s = check_numbered(dir, list->names[i]);
     return s;

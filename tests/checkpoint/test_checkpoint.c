@@ -159,10 +159,10 @@ static void missing_shards_are_named(void **state)
 {
     (void)state;
     write_small("model-00001-of-00003.safetensors", "a");
-    assert_refused(STATUS_IO, "/model-00002-of-00003.safetensors and 1 more is missing, of as many "
-                              "as the others' names say: download the model again");
+    assert_refused(STATUS_IO, "/model-00002-of-00003.safetensors and 1 more is missing, which the "
+                              "others' names promise: download the model again");
     write_small("model-00003-of-00003.safetensors", "b");
-    assert_refused(STATUS_IO, "/model-00002-of-00003.safetensors is missing, of as many");
+    assert_refused(STATUS_IO, "/model-00002-of-00003.safetensors is missing, which the others'");
     write_index("{\"weight_map\": {\"a\": \"model-00001-of-00003.safetensors\", "
                 "\"c\": \"model-00002-of-00003.safetensors\"}}");
     assert_refused(STATUS_IO, "/model-00002-of-00003.safetensors is missing, which "

@@ -5,9 +5,11 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <time.h>
 
 #include "checkpoint/config.h"
 #include "checkpoint/config_json.h"
+#include "checkpoint/json_numbers.h"
 #include "quern/log.h"
 #include "temp_dir.h"
 
@@ -177,6 +179,41 @@ static void foreign_numbers_are_written_as_they_were(void **state)
         "    \"d\": \"\\u0001x\"\n  }\n}\n");
     free(written);
     json_decref(root);
+}
+
+/* Marking and restoring is the text again, whatever it is, and what jansson reads it reads still. */
+static void marked_texts_are_themselves_again(void **state)
+{
+    static const char *const pieces[] = { "NaN", "-Infinity", "Infinity", "1e999", "-", "12", "0",
+        "99999999999999999999", ".5", "E+7", "\"", "\\", "\\\"", "{", "}", "[", "]", ",", ":",
+        " ", "true", "\"a\"", "-0.0", "1e", "\xff" };
+    const char *given = getenv("QUERN_TEST_SEED");
+    uint64_t seed = given != NULL ? strtoull(given, NULL, 0) : (uint64_t)time(NULL), x = 2 * seed + 1;
+
+    (void)state;
+    print_message("# QUERN_TEST_SEED=%llu\n", (unsigned long long)seed);
+    for (int i = 0; i < 20000; i++) {
+        char text[256] = "", *marked;
+        size_t n = 0, marked_bytes;
+        json_t *before, *after;
+
+        for (int p = 0; p < 12; p++) {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            n += (size_t)snprintf(text + n, sizeof(text) - n, "%s",
+                                  pieces[(x >> 8) % (sizeof(pieces) / sizeof(pieces[0]))]);
+        }
+        assert_int_equal(json_numbers_mark(text, n, &marked, &marked_bytes), STATUS_OK);
+        before = json_loadb(text, n, JSON_DECODE_ANY, NULL);
+        after = json_loadb(marked, marked_bytes, JSON_DECODE_ANY, NULL);
+        assert_true(before == NULL || json_equal(before, after));
+        json_decref(before);
+        json_decref(after);
+        json_numbers_restore(marked);
+        assert_string_equal(marked, text);
+        free(marked);
+    }
 }
 
 static void of_a_key_that_is_there_twice_the_last_counts(void **state)
@@ -372,6 +409,7 @@ int main(void)
         IN_TEMP(values_that_do_not_matter_are_read),
         IN_TEMP(numbers_of_foreign_keys_are_what_python_reads),
         IN_TEMP(foreign_numbers_are_written_as_they_were),
+        cmocka_unit_test(marked_texts_are_themselves_again),
         IN_TEMP(of_a_key_that_is_there_twice_the_last_counts),
         IN_TEMP(every_spelling_of_a_type_is_known),
         IN_TEMP(windows_matter_where_a_layer_slides),

@@ -1,7 +1,8 @@
 """Reference answers for tokenizers: tests/golden/tokenizer/.
 
-pip install tokenizers transformers; run in this folder. The base is small: the
-256 bytes, and a few merges. Each file is the same byte for byte every time.
+pip install tokenizers transformers; run in this folder: some minutes. The base is
+small: the 256 bytes, and a few merges. Each file is the same byte for byte every
+time. With "words" it prints the table of src/text/word.c instead.
 """
 import json
 import os
@@ -271,8 +272,92 @@ def make_folders():
     write("folders.json", cases)
 
 
+# ---- unicode.json: every code point, alone and beside others ---------------------
+
+def code_points(first=0, end=0x110000):
+    return [c for c in range(first, end) if not 0xd800 <= c < 0xe000]
+
+
+def runs(values):
+    """[how many code points, their value], until all are covered but surrogates."""
+    out = []
+    for v in values:
+        if out and out[-1][1] == v:
+            out[-1][0] += 1
+        else:
+            out.append([1, v])
+    return out
+
+
+# What the split regex makes of a code point shows in where it joins: a letter, a number, white
+# space, a line's end, any other, and the one more that a contraction may have.
+SPLIT_PLACES = [("a", "a"), (".", "."), ("b'", "b")]
+
+# What NFC makes of it, in what it does alone, behind and before characters of several classes, and
+# behind half a Hangul syllable.
+NORMAL_PLACES = [("", ""), ("a", "\u0323"), ("a", "\u0301"), ("\u00ea", "\u0301"), ("\u0915", "\u093c"),
+                 ("", "\u0338"), ("\uac00", "\u11a8"), ("\u1100", ""), ("a", "\u0334")]
+
+
+def split_shapes():
+    pre = Tokenizer.from_str(dump(file())).pre_tokenizer
+    for c in code_points():
+        cuts = (pre.pre_tokenize_str(before + chr(c) + after) for before, after in SPLIT_PLACES)
+        yield " ".join("".join(str(end - start) for _, (start, end) in cut) for cut in cuts)
+
+
+def fnv(data):
+    h = 0xcbf29ce484222325
+    for byte in data:
+        h = (h ^ byte) * 0x100000001b3 & 0xffffffffffffffff
+    return f"{h:016x}"
+
+
+def normal_forms():
+    """Of every 256 code points: a hash of their normal forms in all places, each with a newline
+    behind it; left out where none of these texts changes."""
+    normalizer = Tokenizer.from_str(dump(file())).normalizer
+    for first in range(0, 0x110000, 256):
+        text = "".join(before + chr(c) + after + "\n" for c in code_points(first, first + 256)
+                       for before, after in NORMAL_PLACES)
+        normal = normalizer.normalize_str(text)
+        if normal != text:
+            yield [first, fnv(normal.encode())]
+
+
+def beside_token(**flags):
+    t = Tokenizer.from_str(dump(file(added_tokens=[dict(token("<m>", **flags), id=265)])))
+    return [e.ids for e in t.encode_batch([chr(c) + "<m>" for c in code_points()])]
+
+
+def word_runs():
+    return runs(int(ids[-1] != 265) for ids in beside_token(single_word=True))
+
+
+def make_unicode():
+    shapes = list(split_shapes())
+    kinds = sorted(set(shapes))
+    write("unicode.json", dict(
+        kinds=kinds, split=runs(kinds.index(s) for s in shapes), word=word_runs(),
+        space=runs(int(ids == [265]) for ids in beside_token(lstrip=True)),
+        split_places=SPLIT_PLACES, normal_places=NORMAL_PLACES, normal=list(normal_forms())))
+
+
+def print_words():
+    """The table of src/text/word.c."""
+    points, at = code_points(), 0
+    for n, word in word_runs():
+        if word:
+            print(f"{{ 0x{points[at]:04x}, 0x{points[at + n - 1]:04x} }},")
+        at += n
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["words"]:
+        print_words()
+        sys.exit()
     os.makedirs(OUT, exist_ok=True)
     make_added()
     make_variants()
     make_folders()
+    make_unicode()

@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "quern/log.h"
@@ -203,6 +205,77 @@ static void a_file_larger_than_any_tokenizer_is_refused(void **state)
     support_remove();
 }
 
+enum { LARGE_BYTES = 8 << 20 };
+
+/* A tokenizer.json of 8 MiB, nearly all of it `unit` again and again where %s stands. */
+static void write_large(const char *part, const char *unit)
+{
+    struct text_buffer large = { 0 }, file;
+    const char *hole = strstr(part, "%s");
+
+    text_buffer_append(&large, part, (size_t)(hole - part));
+    while (large.count < LARGE_BYTES)
+        text_buffer_put(&large, unit);
+    text_buffer_append(&large, hole + 2, strlen(hole + 2) + 1);
+    file = small_tokenizer_file(PART_NORMALIZER, large.bytes, false);
+    support_write("tokenizer.json", file.bytes, file.count);
+    text_buffer_free(&file);
+    text_buffer_free(&large);
+}
+
+/* Opens it in a process of its own: the most memory that took, in bytes. */
+static long long peak_of_opening(void)
+{
+    struct rusage before, after;
+    int ends[2], status;
+    long kilobytes = -1;
+    pid_t pid;
+
+    assert_int_equal(pipe(ends), 0);
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct tokenizer *t;
+        long grown;
+
+        getrusage(RUSAGE_SELF, &before);
+        if (tokenizer_open(support_temp_dir(), &t) == STATUS_OK)
+            tokenizer_close(t);
+        getrusage(RUSAGE_SELF, &after);
+        grown = after.ru_maxrss - before.ru_maxrss;
+        _exit(write(ends[1], &grown, sizeof(grown)) == sizeof(grown) ? 0 : 1);
+    }
+    close(ends[1]);
+    assert_int_equal(read(ends[0], &kilobytes, sizeof(kilobytes)), sizeof(kilobytes));
+    close(ends[0]);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    return (long long)kilobytes << 10;
+}
+
+/* As trees these take 36 bytes for each of the file's. */
+static void a_large_file_takes_a_small_multiple_of_its_size(void **state)
+{
+    static const char *const parts[][2] = {
+        { "\"no such part\": [%s 1]", "1," },
+        { "\"normalizer\": {\"type\": \"NFC\", \"x\": [%s 1]}", "1," },
+        { "\"added_tokens\": [%s {\"id\": 258, \"content\": \"<x>\"}]",
+            "{\"id\": 258, \"content\": \"<x>\"}," },
+        { "\"post_processor\": [%s 1]", "[]," },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        long long peak;
+
+        write_large(parts[i][0], parts[i][1]);
+        peak = peak_of_opening();
+        if (peak > 4LL * LARGE_BYTES)
+            fail_msg("part %zu: a file of %d bytes took %lld", i, LARGE_BYTES, peak);
+    }
+    support_remove();
+}
+
 static int remove_files(void **state)
 {
     (void)state;
@@ -220,6 +293,7 @@ int main(void)
         cmocka_unit_test(what_is_no_file_is_refused_at_once),
         cmocka_unit_test(what_people_have_instead_is_named),
         cmocka_unit_test(a_file_larger_than_any_tokenizer_is_refused),
+        cmocka_unit_test(a_large_file_takes_a_small_multiple_of_its_size),
     };
 
     return cmocka_run_group_tests(tests, NULL, remove_files);
