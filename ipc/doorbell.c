@@ -6,9 +6,10 @@
  * sleeper sees the message; both is harmless, neither is impossible.
  *
  * The ringer that finds the sleeper takes the word back to 0 by exchange, so of
- * many ringers one makes the system call. A write that arrives after its sleeper
- * has found work by itself leaves the counter set: one needless wake-up later
- * on, which the wait loop takes for what it is. */
+ * many ringers one makes the system call. Who disarms takes it back in the same
+ * way, and drains the counter only when a ringer was there before. A write that
+ * arrives after its sleeper has found work by itself leaves the counter set: one
+ * needless wake-up later on, which the wait loop takes for what it is. */
 #include "ipc/doorbell.h"
 
 #include <errno.h>
@@ -80,12 +81,18 @@ void doorbell_arm(struct doorbell *d)
     spin_fence(); /* F2 */
 }
 
+bool doorbell_awake(struct doorbell *d)
+{
+    /* relaxed: it carries no data */
+    return atomic_exchange_explicit(&d->shared->sleeping, 0, memory_order_relaxed) == 0;
+}
+
 void doorbell_disarm(struct doorbell *d)
 {
     uint64_t count;
 
-    /* relaxed: a ringer that still sees 1 rings once too often, no harm */
-    atomic_store_explicit(&d->shared->sleeping, 0, memory_order_relaxed);
+    if (!doorbell_awake(d))
+        return;
     while (read(d->fd, &count, sizeof(count)) < 0 && errno == EINTR)
         ;
 }

@@ -22,14 +22,16 @@
  *             continue;
  *         }
  *         s = doorbell_wait(d, death_fd, -1);     // sleep
- *         doorbell_disarm(d);                     // sleeping = 0; drain, then look
+ *         doorbell_disarm(d);                     // sleeping = 0; drain if rung
  *         if (s == STATUS_DEAD) return s;
  *     }
  *
  * and the ringer's half: ring_publish(r); doorbell_ring(d). A ring's closing is
  * rung too, and "look again" must count it as something (ring_peek() does). A
- * reader that sleeps in an event loop has the loop wait on `fd` in the place of
- * doorbell_wait().
+ * reader that sleeps in an event loop has the loop wait on `fd` (loop_bell()) in the
+ * place of doorbell_wait(), and calls doorbell_awake() in that of doorbell_disarm():
+ * to the loop each write is an event of its own, so nothing is ever drained.
+ * It arms only when it would sleep: while it is awake, rings cost nothing.
  *
  * A writer that finds the ring (or ring buffer, or broadcast ring) full waits in
  * the same way on a bell of its own, the room bell:
@@ -85,9 +87,12 @@ void doorbell_close(struct doorbell *d);
 /* After publishing. Wakes the reader if it sleeps. IO when the eventfd is broken. */
 enum status doorbell_ring(struct doorbell *d);
 
-/* The sleeper's steps, see above. */
+/* The sleeper's steps, see above. Disarming makes a system call only when it was rung. */
 void doorbell_arm(struct doorbell *d);
 void doorbell_disarm(struct doorbell *d);
+
+/* Disarms without draining. True when it was not armed any more: rung, or never armed. */
+bool doorbell_awake(struct doorbell *d);
 
 /* OK: rung. AGAIN: timeout_ms (-1: none) passed, or a signal came; look and
  * decide. DEAD (not logged): death_fd hung up, whether rung or not. IO. */

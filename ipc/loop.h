@@ -85,7 +85,8 @@ void loop_accept(struct loop *loop, struct loop_op *op, int listen_fd);
 void loop_recv(struct loop *loop, struct loop_op *op, int fd);
 
 /* One completion: `bytes` when all of data has been handed to the socket, or
- * -errno. data stays put until then. */
+ * -errno. data stays put until then. Sent at once as far as it fits; only the rest
+ * waits for the socket. */
 void loop_send(struct loop *loop, struct loop_op *op, int fd, const void *data, size_t bytes);
 
 /* Multishot. Each completion (result 0): the eventfd was written at least once
@@ -109,8 +110,13 @@ void loop_cancel(struct loop *loop, struct loop_op *op);
 /* False at the final completion, and before arming. */
 bool loop_op_active(const struct loop_op *op);
 
+/* True: something has completed already (a send that went out at once), and the next
+ * turn will not wait. Who sleeps by a doorbell need not arm it then. */
+bool loop_is_ready(const struct loop *loop);
+
 /* Hands over all that was armed and waits, in one system call; then runs what
- * completed. timeout_ns < 0 waits without end, 0 does not wait. OK: at least
+ * completed. Where something is ready it makes no system call, but not twice in
+ * a row. timeout_ns < 0 waits without end, 0 does not wait. OK: at least
  * one done() ran. AGAIN: none did and the time is up (or the kernel is short of
  * memory for the moment). A signal handler does not end the wait, and a process
  * that ran io_uring may see -EINTR with no signal: wait for a signalfd.

@@ -9,9 +9,7 @@
  * Readiness is level-triggered and each op takes a bounded bite per turn; an op
  * that is on a watch always consumes what woke it, so nothing wakes for ever.
  * A bell is the exception: edge-triggered, its eventfd is never read (each
- * write is an edge), as in the io_uring row.
- *
- * A send is tried when it is armed; only what does not fit waits for room. */
+ * write is an edge), as in the io_uring row. */
 #include "ipc/loop_row.h"
 
 #include <errno.h>
@@ -168,26 +166,9 @@ static void finish(struct epoll_loop *e, struct loop_op *op, int64_t result)
 
 /* ---- what each kind does when its event came ---- */
 
-/* Sends what fits. 0: all is out; -EAGAIN: the socket is full; else -errno. */
-static int send_some(struct loop_op *op)
-{
-    while (op->unsent_bytes > 0) {
-        ssize_t n = send(op->fd, op->unsent, op->unsent_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        op->result += n;
-        op->unsent += n;
-        op->unsent_bytes -= (size_t)n;
-    }
-    return 0;
-}
-
 static void send_more(struct epoll_loop *e, struct loop_op *op)
 {
-    int error = send_some(op);
+    int error = loop_send_some(op);
 
     if (error != -EAGAIN)
         finish(e, op, error == 0 ? op->result : error);
@@ -241,14 +222,10 @@ static void serve(struct epoll_loop *e, struct loop_op *op)
 
 static void epoll_arm(struct loop *loop, struct loop_op *op)
 {
-    int error = op->kind == LOOP_SEND ? send_some(op) : -EAGAIN;
+    int error = watch_add(epoll_of(loop), op);
 
-    if (error == -EAGAIN) {
-        error = watch_add(epoll_of(loop), op);
-        if (error == 0)
-            return;
-    }
-    loop_ready(loop, op, error == 0 ? op->result : error);
+    if (error != 0)
+        loop_ready(loop, op, error);
 }
 
 static void epoll_cancel(struct loop *loop, struct loop_op *op)

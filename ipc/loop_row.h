@@ -33,6 +33,7 @@ struct loop {
     struct loop_node ready;
     struct loop_node timers; /* ascending deadlines */
     unsigned ran;            /* calls of done() in this turn */
+    bool passed_over;        /* the last turn asked the kernel for nothing */
     bool turning, closing;
 };
 
@@ -42,7 +43,7 @@ struct loop_row {
     int (*open)(struct loop **out);
     /* No op is FLYING or QUEUED any more. */
     void (*close)(struct loop *loop);
-    /* op is FLYING, its kind, fd and bytes are set; never a timer. */
+    /* op is FLYING, its kind, fd and bytes are set; never a timer. What fits of a send is out. */
     void (*arm)(struct loop *loop, struct loop_op *op);
     /* op is QUEUED or FLYING; ends in loop_finish(op, -ECANCELED), now or later. */
     void (*cancel)(struct loop *loop, struct loop_op *op);
@@ -52,6 +53,9 @@ struct loop_row {
 };
 
 extern const struct loop_row loop_row_uring, loop_row_epoll;
+
+/* Sends what fits, counting it in op. 0: all is out; -EAGAIN: the socket is full; else -errno. */
+int loop_send_some(struct loop_op *op);
 
 /* op's final result is known: a turn will deliver it. The row holds it no more. */
 void loop_ready(struct loop *loop, struct loop_op *op, int64_t result);

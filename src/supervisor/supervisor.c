@@ -1,9 +1,9 @@
 /* supervisor.c - the loop that everything else is called from.
  *
- * A turn: look at stages, pump the rings, send what gathered; then arm the
- * doorbells, look once more whether a child has something, and wait for
- * completions (sockets, bell, pidfds, signals, timers). While it works, workers
- * that ring cost nothing. Idle, nothing ticks. */
+ * A turn: look at stages, pump the rings, send what gathered; with nothing left
+ * to do arm the doorbells, look once more whether a child has something, and wait
+ * for completions (sockets, bell, pidfds, signals, timers). While it works,
+ * workers that ring cost nothing. Idle, nothing ticks. */
 #include "supervisor/supervisor.h"
 
 #include <errno.h>
@@ -206,12 +206,12 @@ static void arm(struct supervisor *sv)
         doorbell_arm(&sv->text.supervisor_bell);
 }
 
-static void disarm(struct supervisor *sv)
+static void awake(struct supervisor *sv)
 {
     if (sv->shared.control != NULL)
-        doorbell_disarm(&sv->shared.supervisor_bell);
+        doorbell_awake(&sv->shared.supervisor_bell);
     if (sv->text.control != NULL)
-        doorbell_disarm(&sv->text.supervisor_bell);
+        doorbell_awake(&sv->text.supervisor_bell);
 }
 
 /* After arming: what came in between rang for nobody, and what clients were sent may have put
@@ -236,15 +236,18 @@ static enum status turn(struct supervisor *sv)
 {
     uint32_t before = stages(sv);
     enum status s = STATUS_OK;
+    bool ready;
 
     children_look(sv);
     pump(sv);
     clients_flush(sv);
     watch_update(sv);
-    arm(sv);
-    if (!more_to_do(sv, before))
+    ready = loop_is_ready(sv->loop);
+    if (!ready)
+        arm(sv);
+    if (ready || !more_to_do(sv, before))
         s = loop_turn(sv->loop, -1);
-    disarm(sv);
+    awake(sv);
     return s < STATUS_OK ? s : STATUS_OK;
 }
 

@@ -72,6 +72,32 @@ static void disarming_drains(void **state)
     doorbell_disarm(&r->bell);
 }
 
+/* A count that nobody announced stays: disarming did not look. */
+static void disarming_what_was_not_rung_costs_no_call(void **state)
+{
+    struct room *r = *state;
+    uint64_t one = 1;
+
+    assert_int_equal(write(r->bell.fd, &one, sizeof(one)), sizeof(one));
+    doorbell_arm(&r->bell);
+    doorbell_disarm(&r->bell);
+    assert_int_equal(writes(&r->bell), 1);
+    assert_int_equal(doorbell_ring(&r->bell), STATUS_OK); /* it is awake */
+    assert_int_equal(writes(&r->bell), 0);
+}
+
+static void awaking_leaves_the_counter_and_says_whether_it_was_rung(void **state)
+{
+    struct room *r = *state;
+
+    doorbell_arm(&r->bell);
+    assert_false(doorbell_awake(&r->bell));
+    doorbell_arm(&r->bell);
+    assert_int_equal(doorbell_ring(&r->bell), STATUS_OK);
+    assert_true(doorbell_awake(&r->bell));
+    assert_int_equal(writes(&r->bell), 1);
+}
+
 static void full_counter_counts_as_rung(void **state)
 {
     struct room *r = *state;
@@ -396,6 +422,8 @@ int main(void)
         IN_A_ROOM(ringing_an_awake_reader_costs_no_call),
         IN_A_ROOM(many_rings_wake_a_sleeper_with_one_call),
         IN_A_ROOM(disarming_drains),
+        IN_A_ROOM(disarming_what_was_not_rung_costs_no_call),
+        IN_A_ROOM(awaking_leaves_the_counter_and_says_whether_it_was_rung),
         IN_A_ROOM(full_counter_counts_as_rung),
         IN_A_ROOM(wait_ends_with_its_timeout),
         IN_A_ROOM(hang_up_of_the_death_pipe_is_death),

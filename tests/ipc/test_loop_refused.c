@@ -76,6 +76,7 @@ int __wrap_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uri
 int __wrap_epoll_pwait2(int fd, struct epoll_event *events, int count, const struct timespec *limit,
     const sigset_t *mask)
 {
+    waits++;
     if (refuse_pwait2) {
         errno = ENOSYS;
         return -1;
@@ -262,8 +263,9 @@ static void cancel_that_missed_is_repeated(void **state)
     close_pair(pair);
 }
 
-/* One step: a bell rings, an answer goes out, a request comes in. */
-static void one_turn_is_one_submission(void **state)
+/* One step: a bell rings, an answer goes out, a request comes in. The answer asks for no wait,
+ * and the rest comes with one. */
+static void one_step_is_one_wait(void **state)
 {
     struct loop *loop = row_loop(state);
     struct probe bell, in, out;
@@ -276,19 +278,69 @@ static void one_turn_is_one_submission(void **state)
     loop_bell(loop, &bell.op, fd);
     loop_recv(loop, &in.op, pair[0]);
     turn_until_quiet(loop);
-    for (int step = 0; step < 50; step++) {
+    for (int step = 1; step <= 50; step++) {
+        assert_false(loop_is_ready(loop));
+        loop_send(loop, &out.op, pair[0], "token", 5);
+        assert_true(loop_is_ready(loop));
+        assert_int_equal(out.finals, step - 1); /* never inside the call that armed it */
         ring_bell(fd);
         assert_int_equal(write(pair[1], "?", 1), 1);
-        loop_send(loop, &out.op, pair[0], "token", 5);
         waits = 0;
         assert_int_equal(loop_turn(loop, SECOND), STATUS_OK);
+        assert_int_equal(waits, 0);
+        assert_int_equal(out.finals, step);
+        assert_int_equal(out.last, 5);
+        assert_int_equal(loop_turn(loop, SECOND), STATUS_OK);
         assert_int_equal(waits, 1);
-        turn_until_final(loop, &out.op);
+        assert_int_equal(bell.calls, step);
+        assert_int_equal(in.calls, step);
     }
     loop_cancel(loop, &bell.op);
     loop_cancel(loop, &in.op);
     turn_until_final(loop, &bell.op);
     turn_until_final(loop, &in.op);
+    close_pair(pair);
+    close(fd);
+}
+
+struct chatter {
+    struct loop_op op;
+    struct loop *loop;
+    int fd;
+    bool ends;
+};
+
+static void chatter_on(struct loop_op *op, int64_t result)
+{
+    struct chatter *c = op->context;
+
+    if (result > 0 && !c->ends)
+        loop_send(c->loop, op, c->fd, "x", 1);
+}
+
+static void who_always_sends_still_hears_the_others(void **state)
+{
+    struct loop *loop = row_loop(state);
+    struct chatter c = {.op = {.done = chatter_on, .context = &c}, .loop = loop};
+    struct probe bell;
+    int pair[2], fd = eventfd(0, EFD_CLOEXEC);
+
+    stream_pair(pair, 0);
+    probe_init(&bell);
+    c.fd = pair[0];
+    loop_bell(loop, &bell.op, fd);
+    turn_until_quiet(loop);
+    loop_send(loop, &c.op, c.fd, "x", 1);
+    for (int i = 1; i <= 20; i++) {
+        ring_bell(fd);
+        assert_int_equal(loop_turn(loop, SECOND), STATUS_OK);
+        assert_int_equal(loop_turn(loop, SECOND), STATUS_OK);
+        assert_int_equal(bell.calls, i);
+    }
+    c.ends = true;
+    turn_until_final(loop, &c.op);
+    loop_cancel(loop, &bell.op);
+    turn_until_final(loop, &bell.op);
     close_pair(pair);
     close(fd);
 }
@@ -317,7 +369,10 @@ int main(void)
         ON_SPOILED(uring, refused_multishot_accept_goes_one_by_one),
         ON_SPOILED(uring, refused_waiting_is_done_by_polling),
         ON_SPOILED(uring, cancel_that_missed_is_repeated),
-        ON_SPOILED(uring, one_turn_is_one_submission),
+        ON_SPOILED(uring, one_step_is_one_wait),
+        ON_SPOILED(epoll, one_step_is_one_wait),
+        ON_SPOILED(uring, who_always_sends_still_hears_the_others),
+        ON_SPOILED(epoll, who_always_sends_still_hears_the_others),
         ON_SPOILED(epoll, whole_milliseconds_do_where_pwait2_is_missing),
     };
 
