@@ -93,6 +93,52 @@ static void a_wake_is_answered_once(void **state)
     fake_close(&f);
 }
 
+enum { CANCELS = 20000, SUBMITS = 500 };
+
+static void *cancel_many(void *q)
+{
+    int s = QUERN_OK;
+
+    for (uint64_t i = 1; i <= CANCELS && s == QUERN_OK; i++)
+        s = quern_cancel(q, i);
+    quern_wake(q);
+    return s == QUERN_OK ? q : NULL;
+}
+
+/* More than a socket takes, beside the owner's own: each is whole, and in order. */
+static void cancels_of_another_thread_go_out_whole(void **state)
+{
+    struct fake f = fake_open();
+    const struct quern_event *e;
+    uint64_t cancels = 0, submits = 0;
+    struct frame_reader reader;
+    struct frame_header h;
+    const void *payload;
+    pthread_t other;
+    char bytes[4096];
+    ssize_t n;
+    void *well;
+
+    (void)state;
+    frame_reader_init(&reader);
+    assert_int_equal(pthread_create(&other, NULL, cancel_many, f.q), 0);
+    for (int i = 0; i < SUBMITS; i++)
+        ask(f.q, story(1));
+    while (quern_next(f.q, -1, &e) != QUERN_AGAIN)
+        ;
+    pthread_join(other, &well);
+    assert_non_null(well);
+    while (cancels < CANCELS || submits < SUBMITS) {
+        assert_int_equal(quern_next(f.q, 0, &e), QUERN_AGAIN); /* it sends on */
+        while ((n = recv(f.fd, bytes, sizeof(bytes), MSG_DONTWAIT)) > 0)
+            assert_int_equal(frame_reader_feed(&reader, bytes, (size_t)n), STATUS_OK);
+        while (frame_reader_next(&reader, &h, &payload) == STATUS_OK)
+            assert_int_equal(h.id, h.type == FRAME_CANCEL ? ++cancels : ++submits);
+    }
+    frame_reader_free(&reader);
+    fake_close(&f);
+}
+
 /* A frame that never comes to its end, a byte now and then. */
 static void bytes_that_trickle_keep_no_deadline_off(void **state)
 {
@@ -340,6 +386,7 @@ int main(void)
         cmocka_unit_test(signals_do_not_cut_a_wait_short),
         cmocka_unit_test(a_signal_handler_may_wake),
         cmocka_unit_test(a_wake_is_answered_once),
+        cmocka_unit_test(cancels_of_another_thread_go_out_whole),
         cmocka_unit_test(bytes_that_trickle_keep_no_deadline_off),
         cmocka_unit_test(frames_that_are_no_events_keep_no_deadline_off),
         cmocka_unit_test(poll_sees_frames_that_the_library_has_read),
