@@ -310,11 +310,16 @@ static void late_ids_of_a_prompt_are_no_events(void **state)
     struct fake f = fake_open();
     struct quern_request *r = story(1);
     const struct quern_event *e;
+    struct frame_header h;
     size_t n = 7;
 
     (void)state;
     assert_int_equal(quern_count_tokens(f.q, r, 20, &n), QUERN_AGAIN);
     assert_int_equal(n, 7);
+    assert_true(fake_submitted(&f).h.id == OWN_ID);
+    fake_read(&f, &h, sizeof(h));
+    assert_int_equal(h.type, FRAME_CANCEL); /* nobody wants it any more */
+    assert_true(h.id == OWN_ID);
     fake_tokens(&f, OWN_ID, 0, 2, "");
     fake_done(&f, OWN_ID, QUERN_FINISH_CANCELLED);
     assert_int_equal(quern_next(f.q, 20, &e), QUERN_AGAIN);
