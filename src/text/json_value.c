@@ -8,51 +8,9 @@
 
 #include "quern/log.h"
 
-enum { RING_BUFFER_BLOCK_BYTES = 16384 };
-
-struct json_arena {
-    struct json_arena *next; /* older blocks */
-    size_t used, room;
-    _Alignas(16) unsigned char mem[];
-};
-
-static void *ring_buffer_take(struct json_document *d, size_t bytes)
-{
-    struct json_arena *a = d->arena;
-
-    bytes = (bytes + 15) & ~(size_t)15;
-    if (a == NULL || a->room - a->used < bytes) {
-        size_t room = bytes > RING_BUFFER_BLOCK_BYTES ? bytes : RING_BUFFER_BLOCK_BYTES;
-
-        a = malloc(sizeof(*a) + room);
-        if (a == NULL)
-            return NULL;
-        *a = (struct json_arena){ .next = d->arena, .room = room };
-        d->arena = a;
-    }
-    a->used += bytes;
-    return a->mem + a->used - bytes;
-}
-
-static const char *ring_buffer_copy(struct json_document *d, const char *text, size_t bytes)
-{
-    char *copy = ring_buffer_take(d, bytes + 1);
-
-    if (copy == NULL)
-        return NULL;
-    memcpy(copy, text, bytes);
-    copy[bytes] = '\0';
-    return copy;
-}
-
 void json_document_free(struct json_document *d)
 {
-    while (d->arena != NULL) {
-        struct json_arena *next = d->arena->next;
-
-        free(d->arena);
-        d->arena = next;
-    }
+    text_arena_free(&d->arena);
     d->root = NULL;
 }
 
@@ -160,7 +118,7 @@ static void attach(struct builder *b, struct json_value *v)
 
 static bool add_value(struct builder *b, const struct json_token *token)
 {
-    struct json_value *v = ring_buffer_take(b->document, sizeof(*v));
+    struct json_value *v = text_arena_take(&b->document->arena, sizeof(*v));
 
     if (v == NULL)
         return false;
@@ -168,7 +126,7 @@ static bool add_value(struct builder *b, const struct json_token *token)
         .key = b->key, .key_bytes = b->key_bytes };
     b->key = NULL;
     if (v->type == JSON_IS_STRING || v->type == JSON_IS_NUMBER) {
-        v->text = ring_buffer_copy(b->document, token->text, token->bytes);
+        v->text = text_arena_copy(&b->document->arena, token->text, token->bytes);
         v->bytes = token->bytes;
         if (v->text == NULL)
             return false;
@@ -185,7 +143,7 @@ static bool add_token(struct builder *b, const struct json_token *token)
 {
     switch (token->kind) {
     case JSON_KEY:
-        b->key = ring_buffer_copy(b->document, token->text, token->bytes);
+        b->key = text_arena_copy(&b->document->arena, token->text, token->bytes);
         b->key_bytes = token->bytes;
         return b->key != NULL;
     case JSON_OBJECT_END:

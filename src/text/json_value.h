@@ -11,6 +11,7 @@
 #define QUERN_TEXT_JSON_VALUE_H
 
 #include "text/json_pull.h"
+#include "text/text_arena.h"
 
 enum json_type { JSON_IS_NULL, JSON_IS_BOOL, JSON_IS_NUMBER, JSON_IS_STRING, JSON_IS_ARRAY,
     JSON_IS_OBJECT };
@@ -27,11 +28,9 @@ struct json_value {
     struct json_value *next;   /* the sibling after this one */
 };
 
-struct json_arena;
-
 struct json_document {
     struct json_value *root;
-    struct json_arena *arena;
+    struct text_arena arena;
 };
 
 /* The whole of text[0, bytes) as one document; `name` is what errors call it. */

@@ -141,10 +141,14 @@ static void write_decimal(struct text_buffer *out, const struct decimal *d)
     }
 }
 
-static void write_double(struct text_buffer *out, double x)
+void json_write_double(struct text_buffer *out, double x)
 {
     struct decimal d;
 
+    if (isnan(x)) {
+        text_buffer_put(out, "NaN");
+        return;
+    }
     if (signbit(x))
         text_buffer_put(out, "-");
     x = fabs(x);
@@ -159,45 +163,51 @@ static void write_double(struct text_buffer *out, double x)
 }
 
 /* The number's digits without its point, and the exponent that makes up for it. */
-static double read_double(const struct json_value *v, bool *failed)
+bool json_text_to_double(const char *text, size_t bytes, double *x)
 {
-    char *plain = malloc(v->bytes + 32);
+    char *plain = malloc(bytes + 32);
     size_t count = 0, i = 0;
     long shift = 0, exponent = 0;
-    double x;
 
-    if (plain == NULL) {
-        *failed = true;
-        return 0;
-    }
-    for (bool fraction = false; i < v->bytes && v->text[i] != 'e' && v->text[i] != 'E'; i++) {
-        if (v->text[i] == '.') {
+    if (plain == NULL)
+        return false;
+    for (bool fraction = false; i < bytes && text[i] != 'e' && text[i] != 'E'; i++) {
+        if (text[i] == '.') {
             fraction = true;
             continue;
         }
-        plain[count++] = v->text[i];
+        plain[count++] = text[i];
         shift += fraction;
     }
-    if (i < v->bytes)
-        exponent = strtol(v->text + i + 1, NULL, 10); /* saturates */
+    if (i < bytes) {
+        char digits[24];
+        size_t n = bytes - i - 1 < sizeof(digits) - 1 ? bytes - i - 1 : sizeof(digits) - 1;
+
+        memcpy(digits, text + i + 1, n);
+        digits[n] = '\0';
+        exponent = strtol(digits, NULL, 10); /* saturates */
+    }
     if (exponent > 1000000000L)
         exponent = 1000000000L;
     if (exponent < -1000000000L)
         exponent = -1000000000L;
     snprintf(plain + count, 32, "e%ld", exponent - shift);
-    x = strtod(plain, NULL);
+    *x = strtod(plain, NULL);
     free(plain);
-    return x;
+    return true;
 }
 
 static void write_number(struct text_buffer *out, const struct json_value *v)
 {
     bool whole = true;
+    double x;
 
     for (size_t i = 0; i < v->bytes && whole; i++)
         whole = v->text[i] == '-' || (v->text[i] >= '0' && v->text[i] <= '9');
-    if (!whole)
-        write_double(out, read_double(v, &out->failed));
+    if (!whole && !json_text_to_double(v->text, v->bytes, &x))
+        out->failed = true;
+    else if (!whole)
+        json_write_double(out, x);
     else if (json_text_is(v->text, v->bytes, "-0"))
         text_buffer_put(out, "0");
     else

@@ -16,4 +16,11 @@ void json_write_value(struct text_buffer *out, const struct json_value *v);
 /* text[0, bytes) in quotes; it must be well-formed UTF-8. */
 void json_write_string(struct text_buffer *out, const char *text, size_t bytes);
 
+/* x as Python's repr: shortest; Infinity, -Infinity and NaN as json.dumps writes them. */
+void json_write_double(struct text_buffer *out, double x);
+
+/* The number text[0, bytes) is written as, whatever the locale: digits with a point,
+ * an exponent or none, a sign in front. False if there is no memory. */
+bool json_text_to_double(const char *text, size_t bytes, double *x);
+
 #endif

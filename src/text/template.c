@@ -1,147 +1,228 @@
-/* template.c - which of Qwen3's templates a checkpoint has.
+/* template.c - where a checkpoint keeps its chat template.
  *
- * The hash settles it for texts that were compared byte by byte with what this
- * renders. Revisions of the same template differ in details that do not change
- * what they render, so an unknown text is judged by marks: the few places in
- * which the five differ. A ChatML template of another family has none of the
- * tool marks, or a default system prompt, and is refused. */
+ * The same places in the same order as Transformers, which replaces one by the
+ * next and never mixes them. The names of the special tokens come along, since
+ * templates write them. */
+#include <dirent.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <xxhash.h>
-
 #include "quern/log.h"
 #include "text/template_internal.h"
+#include "text/template_qwen3.h"
 #include "text/text_file.h"
 
-enum row { HYBRID, NONTHINKING, THINKING, INSTRUCT, CODER, ROW_COUNT };
+enum { MOST_TEMPLATES = 64 };
 
-static const struct chat_template rows[ROW_COUNT] = {
-    [HYBRID] = { "qwen3-hybrid", ENDING_SWITCHED, true, true },
-    [NONTHINKING] = { "qwen3-nonthinking", ENDING_EMPTY_THINK, true, true },
-    [THINKING] = { "qwen3-thinking-2507", ENDING_OPEN_THINK, true, true },
-    [INSTRUCT] = { "qwen3-instruct-2507", ENDING_PLAIN, false, true },
-    [CODER] = { "qwen3-coder", ENDING_PLAIN, false, false },
-};
+#define CONFIG "tokenizer_config.json"
+#define FOLDER "additional_chat_templates"
 
-static const struct {
-    uint64_t hash; /* XXH3_64bits of the template's text */
-    enum row row;
-} known[] = {
-    { UINT64_C(0x0283f874ff58d644), HYBRID },
-};
-
-static bool has(const char *text, size_t bytes, const char *mark)
+static enum status add(struct chat_template *t, const char *name, const char *origin,
+    const char *text, size_t bytes)
 {
-    return memmem(text, bytes, mark, strlen(mark)) != NULL;
+    struct named_template added = { 0 };
+    enum status s;
+
+    if (t->count == MOST_TEMPLATES)
+        return log_fail(STATUS_INVALID, "%s: there are more than %d chat templates", origin,
+            MOST_TEMPLATES);
+    if (t->list == NULL)
+        t->list = text_arena_take(&t->arena, MOST_TEMPLATES * sizeof(*t->list));
+    added.name = text_arena_copy(&t->arena, name, strlen(name));
+    if (t->list == NULL || added.name == NULL)
+        return log_fail(STATUS_NOMEM, "%s: out of memory", origin);
+    s = jinja_compile(origin, text, bytes, &added.program);
+    if (s == STATUS_OK)
+        t->list[t->count++] = added;
+    return s;
 }
 
-/* The row by marks; ROW_COUNT if it is none of Qwen3's. */
-static enum row judge(const char *t, size_t n)
+static enum status add_file(struct chat_template *t, const char *dir, const char *file,
+    const char *name)
 {
-    if (!has(t, n, "<|im_start|>") || !has(t, n, "<|im_end|>") || !has(t, n, "<tool_call>")
-        || !has(t, n, "<tool_response>"))
-        return ROW_COUNT;
-    if (has(t, n, "<function="))
-        return CODER;
-    if (has(t, n, "You are Qwen"))
-        return ROW_COUNT;
-    if (has(t, n, "enable_thinking"))
-        return HYBRID;
-    if (has(t, n, "assistant\\n<think>\\n\\n</think>"))
-        return NONTHINKING;
-    if (has(t, n, "assistant\\n<think>\\n"))
-        return THINKING;
-    return has(t, n, "<think>\\n\\n</think>\\n\\n") ? NONTHINKING : INSTRUCT;
+    struct text_file f;
+    enum status s = text_file_read(dir, file, TEXT_FILE_TEMPLATE, true, &f);
+
+    if (s != STATUS_OK)
+        return s == STATUS_CLOSED ? STATUS_OK : s;
+    s = add(t, name, file, f.bytes, f.count);
+    text_file_free(&f);
+    return s;
 }
 
-static enum status choose(enum row row, struct chat_template **out)
+/* The templates of the folder, by their names without ".jinja". */
+static enum status add_folder(struct chat_template *t, const char *dir)
 {
-    struct chat_template *t = malloc(sizeof(*t));
+    char path[PATH_MAX];
+    const struct dirent *entry;
+    enum status s = STATUS_OK;
+    DIR *folder;
 
-    if (t == NULL)
-        return log_fail(STATUS_NOMEM, "out of memory for a chat template");
-    *t = rows[row];
-    *out = t;
+    snprintf(path, sizeof(path), "%s/%s", dir, FOLDER);
+    folder = opendir(path);
+    while (folder != NULL && s == STATUS_OK && (entry = readdir(folder)) != NULL) {
+        size_t n = strlen(entry->d_name);
+        char file[sizeof(FOLDER) + sizeof(entry->d_name)], name[sizeof(entry->d_name)];
+
+        if (n <= 6 || strcmp(entry->d_name + n - 6, ".jinja") != 0)
+            continue;
+        snprintf(file, sizeof(file), FOLDER "/%s", entry->d_name);
+        snprintf(name, sizeof(name), "%.*s", (int)(n - 6), entry->d_name);
+        s = add_file(t, dir, file, name);
+    }
+    if (folder != NULL)
+        closedir(folder);
+    return s;
+}
+
+/* One of several: {"name": ..., "template": ...}. */
+static enum status add_listed(struct chat_template *t, const char *origin,
+    const struct json_value *v)
+{
+    const struct json_value *name = json_get(v, "name"), *text = json_get(v, "template");
+
+    if (name == NULL || name->type != JSON_IS_STRING || text == NULL
+        || text->type != JSON_IS_STRING)
+        return log_fail(STATUS_INVALID,
+            "%s: chat_template: each template needs a name and a template, both strings", origin);
+    return add(t, name->text, origin, text->text, text->bytes);
+}
+
+/* chat_template's value: a string, a list of {name, template}, or an object of strings. */
+static enum status add_value(struct chat_template *t, const char *origin,
+    const struct json_value *v)
+{
+    enum status s = STATUS_OK;
+
+    if (v->type == JSON_IS_STRING)
+        return add(t, "default", origin, v->text, v->bytes);
+    if (v->type != JSON_IS_ARRAY && v->type != JSON_IS_OBJECT)
+        return log_fail(STATUS_INVALID,
+            "%s: chat_template must be a string or templates by name, found %s", origin,
+            json_type_name(v));
+    for (const struct json_value *each = v->first; each != NULL && s == STATUS_OK;
+         each = each->next) {
+        if (v->type == JSON_IS_ARRAY)
+            s = add_listed(t, origin, each);
+        else if (each->type == JSON_IS_STRING)
+            s = add(t, each->key, origin, each->text, each->bytes);
+        else
+            s = log_fail(STATUS_INVALID, "%s: chat_template: \"%s\" must be a string", origin,
+                each->key);
+    }
+    return s;
+}
+
+/* The file's tree; root NULL if there is no such file. */
+static enum status read_json(const char *dir, const char *name, struct json_document *d)
+{
+    struct text_file f;
+    enum status s = text_file_read(dir, name, TEXT_FILE_JSON, true, &f);
+
+    *d = (struct json_document){ 0 };
+    if (s != STATUS_OK)
+        return s == STATUS_CLOSED ? STATUS_OK : s;
+    s = json_document_parse(name, f.bytes, f.count, d);
+    text_file_free(&f);
+    return s;
+}
+
+static enum status add_config(struct chat_template *t, const char *origin,
+    const struct json_document *d)
+{
+    const struct json_value *v = json_get(d->root, "chat_template");
+
+    return json_is_nothing(v) ? STATUS_OK : add_value(t, origin, v);
+}
+
+/* A token is a string, or an object that has it as `content`. */
+static enum status add_token(struct chat_template *t, const char *name,
+    const struct json_value *v)
+{
+    struct json_value *token;
+
+    if (v != NULL && v->type == JSON_IS_OBJECT)
+        v = json_get(v, "content");
+    if (v == NULL || v->type != JSON_IS_STRING)
+        return STATUS_OK;
+    token = chat_value(&t->arena, v, name);
+    if (token == NULL)
+        return STATUS_NOMEM;
+    token->text = text_arena_copy(&t->arena, v->text, v->bytes);
+    if (token->text == NULL)
+        return log_fail(STATUS_NOMEM, "out of memory for a special token");
+    chat_put(&t->tokens, token);
     return STATUS_OK;
 }
 
-void template_close(struct chat_template *t)
+/* As special_tokens_map.json says, or else the configuration. */
+static enum status add_tokens(struct chat_template *t, const struct json_document *config,
+    const struct json_document *map)
 {
-    free(t);
+    static const char *const names[] = { "bos_token", "eos_token", "unk_token", "sep_token",
+        "pad_token", "cls_token", "mask_token" };
+    enum status s = STATUS_OK;
+
+    t->tokens = (struct json_value){ .type = JSON_IS_OBJECT };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && s == STATUS_OK; i++) {
+        s = add_token(t, names[i], json_get(config->root, names[i]));
+        if (s == STATUS_OK)
+            s = add_token(t, names[i], json_get(map->root, names[i]));
+    }
+    return s;
 }
 
-enum status template_recognise(const char *origin, const char *text, size_t bytes,
-    struct chat_template **out)
+static enum status read_all(struct chat_template *t, const char *dir)
 {
-    uint64_t hash = XXH3_64bits(text, bytes);
-    enum row row;
+    struct json_document config = { 0 }, map = { 0 }, old = { 0 };
+    enum status s = add_file(t, dir, "chat_template.jinja", "default");
 
-    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-        if (known[i].hash == hash)
-            return choose(known[i].row, out);
-    row = judge(text, bytes);
-    if (row == ROW_COUNT)
-        return log_fail(STATUS_INVALID,
-            "%s: the chat template is none of Qwen3's (hash %016llx): send prompts as raw text",
-            origin, (unsigned long long)hash);
-    log_warn("%s: unknown chat template (hash %016llx), taken for %s by its marks", origin,
-        (unsigned long long)hash, rows[row].name);
-    return choose(row, out);
-}
-
-const char *template_name(const struct chat_template *t)
-{
-    return t->name;
-}
-
-/* chat_template is a string, or a list of {name, template} with a "default". */
-static const struct json_value *find_text(const struct json_value *v)
-{
-    if (v->type != JSON_IS_ARRAY)
-        return v;
-    for (const struct json_value *each = v->first; each != NULL; each = each->next)
-        if (json_is_word(json_get(each, "name"), "default"))
-            return json_get(each, "template");
-    return NULL;
-}
-
-static enum status select_from_config(const struct json_value *config,
-    struct chat_template **out)
-{
-    const struct json_value *v = json_get(config, "chat_template");
-
-    if (json_is_nothing(v))
-        return choose(HYBRID, out);
-    v = find_text(v);
-    if (v == NULL || v->type != JSON_IS_STRING)
-        return log_fail(STATUS_INVALID,
-            "tokenizer_config.json: chat_template must be a string or hold a default one");
-    return template_recognise("tokenizer_config.json", v->text, v->bytes, out);
+    if (s == STATUS_OK)
+        s = add_folder(t, dir);
+    if (s == STATUS_OK)
+        s = read_json(dir, CONFIG, &config);
+    if (s == STATUS_OK && t->count == 0)
+        s = add_config(t, CONFIG, &config);
+    if (s == STATUS_OK && t->count == 0)
+        s = read_json(dir, "chat_template.json", &old);
+    if (s == STATUS_OK && t->count == 0)
+        s = add_config(t, "chat_template.json", &old);
+    if (s == STATUS_OK && t->count == 0)
+        s = add(t, "default", "Qwen3's chat template", template_qwen3,
+            sizeof(template_qwen3) - 1);
+    if (s == STATUS_OK)
+        s = read_json(dir, "special_tokens_map.json", &map);
+    if (s == STATUS_OK)
+        s = add_tokens(t, &config, &map);
+    json_document_free(&config);
+    json_document_free(&map);
+    json_document_free(&old);
+    return s;
 }
 
 enum status template_select(const char *dir, struct chat_template **out)
 {
-    struct text_file f;
-    struct json_document d;
-    enum status s = text_file_read(dir, "chat_template.jinja", TEXT_FILE_TEMPLATE, true, &f);
+    struct chat_template *t = calloc(1, sizeof(*t));
+    enum status s;
 
-    if (s == STATUS_OK) {
-        s = template_recognise("chat_template.jinja", f.bytes, f.count, out);
-        text_file_free(&f);
-        return s;
-    }
-    if (s == STATUS_CLOSED)
-        s = text_file_read(dir, "tokenizer_config.json", TEXT_FILE_JSON, true, &f);
-    if (s == STATUS_CLOSED)
-        return choose(HYBRID, out);
-    if (s != STATUS_OK)
-        return s;
-    s = json_document_parse("tokenizer_config.json", f.bytes, f.count, &d);
-    text_file_free(&f);
-    if (s != STATUS_OK)
-        return s;
-    s = select_from_config(d.root, out);
-    json_document_free(&d);
+    if (t == NULL)
+        return log_fail(STATUS_NOMEM, "out of memory for a chat template");
+    s = read_all(t, dir);
+    if (s == STATUS_OK)
+        *out = t;
+    else
+        template_close(t);
     return s;
+}
+
+void template_close(struct chat_template *t)
+{
+    if (t == NULL)
+        return;
+    for (size_t i = 0; i < t->count; i++)
+        jinja_free(t->list[i].program);
+    text_arena_free(&t->arena);
+    free(t);
 }

@@ -1,22 +1,29 @@
-/* template.h - Qwen3's chat templates, in C.
+/* template.h - a checkpoint's chat template, and the prompts it makes of requests.
  *
- * A checkpoint's template is a program in Jinja; this runtime knows Qwen3's and
- * runs none. template_select() recognises which one a checkpoint has by the
- * hash of its text or, failing that, by its marks (with a warning); a
- * checkpoint without one gets the hybrid.
+ * The template is a program in Jinja (jinja.h); a checkpoint without one gets
+ * Qwen3's. Where it lies, the first that is there:
+ *   chat_template.jinja, and others by name in additional_chat_templates/NAME.jinja
+ *   tokenizer_config.json's chat_template: a string, or templates by name
+ *   chat_template.json's chat_template
+ * Of several by name, "tool_use" serves requests with tools, "default" all others.
  *
- *   row                   recognised by marks as      ends a prompt with
- *   qwen3-hybrid          enable_thinking             an empty think block if enable_thinking
- *                                                     is false
- *   qwen3-nonthinking     an empty think block        an empty think block
- *   qwen3-thinking-2507   "assistant\n<think>\n"      "<think>\n"
- *   qwen3-instruct-2507   none of these               nothing
- *   qwen3-coder           "<function="                nothing; tools are refused: its calls
- *                                                     have a format of their own
+ * A request is what Transformers' apply_chat_template takes, as a JSON object:
+ *   messages               a list of objects with a role; any other keys go to the template
+ *   tools, documents       lists of objects
+ *   enable_thinking        true or false; absent, the template decides
+ *   add_generation_prompt  true: the prompt ends where an answer begins; false by default
+ *   continue_final_message true: the last message's content stays open; or a string,
+ *                          the key that is continued, such as "reasoning_content"
+ *   chat_template_kwargs   an object of more variables, and of those above but messages,
+ *                          over which it takes precedence
+ * All but messages may be null, which is as absent. Unknown keys and wrong types are
+ * errors. A message's content is given to the template as it is, but for templates
+ * that have no loop over it: these get text parts joined, and "" for null. Other keys
+ * of a message that are null are left out, and its reasoning stands under
+ * reasoning_content and thinking, whichever of these or "reasoning" it came under.
  *
- * Ownership: a chosen template is the caller's until template_close(); rendering
- * does not change it, so threads may share one. Rendered text is malloc'ed and
- * the caller's. Blocking: only template_select(), on the disk. */
+ * Ownership: a template is the caller's until template_close(); rendering does not
+ * change it, so threads may share one. Blocking: only template_select(), on the disk. */
 #ifndef QUERN_TEXT_TEMPLATE_H
 #define QUERN_TEXT_TEMPLATE_H
 
@@ -24,24 +31,12 @@
 
 struct chat_template;
 
-/* Reads dir/chat_template.jinja or else the chat_template of
- * dir/tokenizer_config.json. STATUS_INVALID, logged, for a template that is
- * none of Qwen3's. */
+/* Reads what `dir` has. STATUS_INVALID, logged, for a template with an error. */
 enum status template_select(const char *dir, struct chat_template **out);
 void template_close(struct chat_template *t);
 
-/* The same for a template's text; `origin` begins messages. */
-enum status template_recognise(const char *origin, const char *text, size_t bytes,
-    struct chat_template **out);
-
-/* "qwen3-hybrid", ... */
-const char *template_name(const struct chat_template *t);
-
-/* Renders request = {messages, tools, enable_thinking, add_generation_prompt};
- * all but messages may be absent or null, other keys mean nothing here. A
- * message's content is a string, null (as empty), or a list of text parts,
- * which are joined. *text is 0-terminated besides. STATUS_INVALID, logged as
- * "ORIGIN: messages[2]: what is wrong". */
+/* *text is malloc'ed, the caller's, and 0-terminated besides. STATUS_INVALID, logged
+ * as "ORIGIN: messages[2]: what is wrong" or "ORIGIN: TEMPLATE: line 7: ...". */
 enum status template_render_from(const struct chat_template *t, const char *origin,
     const struct json_value *request, char **text, size_t *bytes);
 

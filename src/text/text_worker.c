@@ -86,7 +86,11 @@ static enum status render(struct text_worker *t, const char *json, size_t bytes,
 
     if (s != STATUS_OK)
         return s;
-    s = template_render(t->template, d.root, text, text_bytes);
+    if (t->template == NULL)
+        s = log_fail(STATUS_INVALID, "the model's chat template cannot be used, send text or ids: "
+            "%s", t->template_error);
+    else
+        s = template_render(t->template, d.root, text, text_bytes);
     json_document_free(&d);
     return s;
 }
@@ -166,13 +170,24 @@ enum status text_worker_run(struct text_worker *t)
     return s == STATUS_CLOSED ? STATUS_OK : s;
 }
 
+/* A template with an error is no reason not to serve text and ids. */
+static enum status open_template(struct text_worker *t, const char *dir)
+{
+    enum status s = template_select(dir, &t->template);
+
+    if (s != STATUS_INVALID)
+        return s;
+    t->template_error = strdup(log_last_error());
+    return t->template_error != NULL ? STATUS_OK : log_fail(STATUS_NOMEM, "out of memory");
+}
+
 enum status text_worker_open(struct text_shared *g, const char *dir, struct text_worker *out)
 {
     struct text_worker t = {.g = g};
     enum status s = tokenizer_open_or_none(dir, &t.tokenizer);
 
     if (s == STATUS_OK)
-        s = template_select(dir, &t.template);
+        s = open_template(&t, dir);
     if (s == STATUS_OK)
         s = publish_vocabulary(&t);
     if (s == STATUS_OK)
@@ -185,6 +200,7 @@ enum status text_worker_open(struct text_shared *g, const char *dir, struct text
 void text_worker_close(struct text_worker *t)
 {
     template_close(t->template);
+    free(t->template_error);
     tokenizer_close(t->tokenizer);
 }
 

@@ -12,7 +12,8 @@
 struct text_worker {
     struct text_shared *g; /* the caller's */
     struct tokenizer *tokenizer;
-    struct chat_template *template;
+    struct chat_template *template; /* NULL: it has an error, which chats are told */
+    char *template_error;
 };
 
 /* Reads the tokenizer files of `dir`, which is not needed any more afterwards, and publishes the

@@ -111,7 +111,8 @@ int command_detokenize(int argc, char **argv)
 int command_template(int argc, char **argv)
 {
     return run_text_tool(argc, argv, plain_rows, render,
-        "quern template -m DIR\n\nEach line of standard input is a JSON object {messages, tools, "
-        "enable_thinking,\nadd_generation_prompt}; each line of standard output the prompt as a JSON\n"
-        "string.");
+        "quern template -m DIR\n\nEach line of standard input is a JSON object {messages, tools, documents,\n"
+        "enable_thinking, add_generation_prompt, continue_final_message,\n"
+        "chat_template_kwargs}; each line of standard output the prompt that the\n"
+        "model's chat template makes of it, as a JSON string.");
 }

@@ -22,7 +22,7 @@ enum status tool_tokenize(const char *dir, FILE *in, FILE *out);
 enum status tool_detokenize(const char *dir, bool skip_special, int vocab_size, FILE *in,
     FILE *out);
 
-/* {messages, tools, enable_thinking, add_generation_prompt} -> "rendered prompt". */
+/* {messages, tools, ...} as template.h has it -> "rendered prompt". */
 enum status tool_template(const char *dir, FILE *in, FILE *out);
 
 #endif

@@ -145,6 +145,37 @@ static void detokenize_takes_padding_rows_for_nothing_as_run_does(void **state)
     child_free(&c);
 }
 
+/* The storyteller with a chat template that is no Jinja. */
+static void a_broken_chat_template_is_no_harm_to_text(void **state)
+{
+    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json",
+        "tokenizer_config.json", "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
+    char path[4096], from[PATH_MAX], link[512];
+    struct command c;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        snprintf(link, sizeof(link), "%s/%s", dir, names[i]);
+        unlink(link);
+        assert_non_null(realpath(story_file(path, names[i]), from));
+        assert_int_equal(symlink(from, link), 0);
+    }
+    write_text("chat_template.jinja", "a\n{% endfor %}");
+    child_run(&c, NULL, (const char *const[]){"run", "-m", dir, "-n", "4", "--greedy",
+        "Once upon a time", NULL});
+    assert_int_equal(c.status, 0);
+    assert_string_equal(c.out, ", there was a\n");
+    child_free(&c);
+    REFUSES(1, "chat_template.jinja: line 2: ", "template", "-m", dir);
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        snprintf(link, sizeof(link), "%s/%s", dir, names[i]);
+        unlink(link);
+    }
+    snprintf(link, sizeof(link), "%s/chat_template.jinja", dir);
+    unlink(link);
+}
+
 /* The `tied` model's weights under a config that wants others. */
 static void weights_that_do_not_fit_the_config_are_told_why(void **state)
 {
@@ -287,6 +318,7 @@ int main(void)
         cmocka_unit_test(models_that_cannot_be_are_told_why),
         cmocka_unit_test(ids_need_no_tokenizer_and_text_is_told_so),
         cmocka_unit_test(detokenize_takes_padding_rows_for_nothing_as_run_does),
+        cmocka_unit_test(a_broken_chat_template_is_no_harm_to_text),
         cmocka_unit_test(weights_that_do_not_fit_the_config_are_told_why),
         cmocka_unit_test(limits_that_no_plan_could_hold_are_refused),
         cmocka_unit_test(failing_ranks_say_it_once),

@@ -42,6 +42,11 @@ static char *read_stream(FILE *f, size_t *bytes)
     return text;
 }
 
+char *support_golden_text(const char *name, size_t *bytes)
+{
+    return support_read(golden_path(name), bytes);
+}
+
 char *support_read(const char *path, size_t *bytes)
 {
     FILE *f = fopen(path, "rb");
@@ -78,7 +83,7 @@ void support_remove(void)
 {
     static const char *const names[] = { "tokenizer.json", "tokenizer_config.json",
         "chat_template.jinja", "config.json", "vocab.json", "merges.txt", "added_tokens.json",
-        "special_tokens_map.json" };
+        "special_tokens_map.json", "chat_template.json" };
     char path[1024];
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && temp_dir[0] != '\0'; i++) {

@@ -24,6 +24,9 @@ void support_remove(void);
 struct json_document support_golden(const char *name);
 struct json_document support_golden_file(const char *name);
 
+/* A file of the golden folder, malloc'ed and 0-terminated. */
+char *support_golden_text(const char *name, size_t *bytes);
+
 /* A whole file, malloc'ed and 0-terminated. */
 char *support_read(const char *path, size_t *bytes);
 
