@@ -62,7 +62,7 @@ void supervisor_fail(struct supervisor *sv, enum quern_code code, const char *wh
         shared_abort(&sv->shared);
     kill_children(sv);
     requests_fail_all(sv, code, sv->failure);
-    clients_tell_error(sv, code, sv->failure); /* who only waits, too */
+    sv->untold = true;
     /* A private client may not have asked yet: it shall hear the reason, not a broken pipe. */
     start_timer(sv, sv->private_fd >= 0 ? fail_linger_ns : fail_notice_ns);
 }
@@ -232,6 +232,16 @@ static bool more_to_do(struct supervisor *sv, uint32_t stages_before)
                ring_peek(&sv->shared.tokens, &slot) == STATUS_OK);
 }
 
+/* Connections hear of it behind the last words of their requests, and who only waits, too. */
+static void tell_failure(struct supervisor *sv)
+{
+    if (!sv->untold)
+        return;
+    sv->untold = false;
+    clients_tell_error(sv, sv->failure_code, sv->failure);
+    clients_flush(sv);
+}
+
 static enum status turn(struct supervisor *sv)
 {
     uint32_t before = stages(sv);
@@ -241,6 +251,7 @@ static enum status turn(struct supervisor *sv)
     children_look(sv);
     pump(sv);
     clients_flush(sv);
+    tell_failure(sv);
     watch_update(sv);
     ready = loop_is_ready(sv->loop);
     if (!ready)

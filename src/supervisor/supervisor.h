@@ -186,6 +186,7 @@ struct supervisor {
 
     char failure[LOG_LINE_BYTES];
     enum quern_code failure_code;
+    bool untold;             /* connections have not heard of it yet */
 
     void (*ready)(const char *socket_path);
     const char *socket_path; /* NULL until it is ours */

@@ -189,6 +189,30 @@ static void a_rank_that_dies_while_it_loads_ends_the_server_by_name(void **state
     child_free(&c);
 }
 
+static void requests_hear_of_the_end_before_their_connection_does(void **state)
+{
+    struct raw_server once;
+    struct raw_client c;
+    struct raw_frame f;
+
+    (void)state;
+    raw_server_start(&once, (const char *const[]){"--threads", "1", "--max-restarts", "0", NULL});
+    raw_connect(&c, &once);
+    raw_submit(&c, 1, raw_endless(PROMPT_TEXT, 1500), prompt, strlen(prompt));
+    free(raw_await(&c, FRAME_TOKENS).payload);
+    kill(raw_server_member(&once, "quern-r00"), SIGKILL);
+    f = raw_await(&c, FRAME_ERROR);
+    assert_int_equal(f.header.id, 1);
+    free(f.payload);
+    f = raw_await(&c, FRAME_ERROR);
+    assert_int_equal(f.header.id, 0);
+    assert_non_null(strstr(raw_rest(&f), "was killed by signal 9 (SIGKILL)"));
+    free(f.payload);
+    raw_close(&c);
+    assert_int_equal(child_finish(&once.command, 10000), 1);
+    child_free(&once.command);
+}
+
 static int start(void **state)
 {
     (void)state;
@@ -215,6 +239,7 @@ int main(void)
         cmocka_unit_test(what_was_being_encoded_goes_to_the_next_text_worker),
         cmocka_unit_test(a_prompt_that_ends_its_text_worker_twice_is_refused),
         cmocka_unit_test(a_rank_that_dies_while_it_loads_ends_the_server_by_name),
+        cmocka_unit_test(requests_hear_of_the_end_before_their_connection_does),
     };
 
     return cmocka_run_group_tests(tests, start, stop);
