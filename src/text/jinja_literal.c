@@ -164,7 +164,9 @@ static size_t based_length(const char *t, size_t n, unsigned *base)
             break;
         at = digit + 1;
     }
-    return *base != 0 && at > 2 ? at : 0;
+    if (at == 2)
+        *base = 0; /* "0x" without digits: a 0, and a name behind it */
+    return *base != 0 ? at : 0;
 }
 
 /* Decimal: a 0 is followed by more zeros alone. */

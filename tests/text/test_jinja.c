@@ -146,6 +146,7 @@ static void errors_name_the_line_of_the_operation(void **state)
     check_fails("\n\n{{- raise_exception('No ' ~ 'way') }}", "{}", "line 3: No way");
     check_fails("{%- if a -%}\n\n{%- endif -%}\n{{ b.c }}", "{\"a\":1}", "line 4: 'b' is undefined");
     check_fails("{{ d.append(1) }}", "{\"d\":[]}", "may not change lists");
+    check_fails("{{ 0x }}", "{}", "line 1: 'x' stands where }} is expected");
     check_fails("\n{{ x|nope }}", "{}", "line 2: there is no filter 'nope'");
     check("{% if false %}{{ x|nope }}{% endif %}ok", "{}", "ok");
 }
