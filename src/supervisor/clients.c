@@ -234,8 +234,7 @@ static void client_leave(struct client *c)
     client_free(c);
     sv->n_clients--;
     give_back(sv);
-    if (sv->listen_fd >= 0 && !loop_op_active(&sv->accept)) /* it had run out of descriptors */
-        loop_accept(sv->loop, &sv->accept, sv->listen_fd);
+    socket_accept_again(sv); /* it may have run out of descriptors */
 }
 
 void clients_flush(struct supervisor *sv)
@@ -325,17 +324,36 @@ static void tell_hello(struct client *c)
         tell_ready(c);
 }
 
-enum status client_add(struct supervisor *sv, int fd)
+static struct client *client_greet(struct supervisor *sv, int fd)
 {
     struct client *c = client_new(sv, fd);
 
     if (c == NULL)
-        return STATUS_NOMEM;
+        return NULL;
     list_append(&sv->clients, &c->all);
     if (++sv->n_clients > sv->most_clients)
         sv->most_clients = sv->n_clients;
     tell_hello(c);
+    return c;
+}
+
+enum status client_add(struct supervisor *sv, int fd)
+{
+    struct client *c = client_greet(sv, fd);
+
+    if (c == NULL)
+        return STATUS_NOMEM;
     loop_recv(sv->loop, &c->recv, fd);
+    return STATUS_OK;
+}
+
+enum status client_refuse(struct supervisor *sv, int fd, enum quern_code code, const char *line)
+{
+    struct client *c = client_greet(sv, fd);
+
+    if (c == NULL)
+        return STATUS_NOMEM;
+    refuse_connection(c, code, line);
     return STATUS_OK;
 }
 

@@ -16,30 +16,94 @@
 #include <unistd.h>
 
 #include "quern/log.h"
+#include "quern/spin.h"
 #include "supervisor/supervisor.h"
 
 enum { LOCK_PATH = sizeof(((struct sockaddr_un *)0)->sun_path) + 8 };
 
+static const uint64_t accept_again_ns = UINT64_C(100000000);
+
+/* A connection is served only where a spare descriptor is left beside it. When the kernel has none
+ * for the next connection the spare goes: the connection gets it, is told so and goes, and with it
+ * the spare is back. So a full server answers everybody at once, and hears when it is no longer. */
+static bool has_spare(struct supervisor *sv)
+{
+    if (sv->spare_fd < 0)
+        sv->spare_fd = fcntl(sv->listen_fd, F_DUPFD_CLOEXEC, 0);
+    return sv->spare_fd >= 0;
+}
+
+void socket_accept_again(struct supervisor *sv)
+{
+    if (sv->listen_fd < 0)
+        return;
+    has_spare(sv);
+    sv->accept_at_ns = UINT64_MAX;
+    if (!loop_op_active(&sv->accept))
+        loop_accept(sv->loop, &sv->accept, sv->listen_fd);
+}
+
+/* Once, until a connection is served again. */
+static void tell_full(struct supervisor *sv, int error)
+{
+    if (!sv->full)
+        log_warn("no more connections can be taken until others end (%s): raise the limit of open "
+                 "files (ulimit -n) for more", strerror(error));
+    sv->full = true;
+}
+
+static void take_connection(struct supervisor *sv, int fd)
+{
+    struct ucred peer;
+    socklen_t bytes = sizeof(peer);
+    enum status s;
+
+    /* root may do everything anyway; nobody else got past the file's mode but by a mistake in it */
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0 ||
+        (peer.uid != geteuid() && peer.uid != 0)) {
+        log_warn("a connection of another user is refused");
+        close(fd);
+        return;
+    }
+    if (has_spare(sv)) {
+        s = client_add(sv, fd);
+        sv->full = sv->full && s != STATUS_OK;
+    } else {
+        tell_full(sv, errno);
+        s = client_refuse(sv, fd, QUERN_CODE_OVERLOADED,
+            "the server has no room for more connections: try again later");
+    }
+    if (s != STATUS_OK)
+        close(fd);
+}
+
+/* Also said of a connection that is not there yet: with io_uring the descriptor comes first. Without
+ * even a spare (it is the system that is short of something) it tries again later. */
+static void accept_failed(struct supervisor *sv, int error)
+{
+    if (error != EMFILE && error != ENFILE && error != ENOMEM && error != ENOBUFS) {
+        log_warn("no more connections can be taken: %s", strerror(error));
+        supervisor_fail(sv, QUERN_CODE_INTERNAL, "the socket cannot accept any more");
+        return;
+    }
+    if (sv->spare_fd >= 0) {
+        fd_close(&sv->spare_fd);
+        loop_accept(sv->loop, &sv->accept, sv->listen_fd);
+        return;
+    }
+    tell_full(sv, error);
+    sv->accept_at_ns = spin_now_ns() + accept_again_ns;
+    sv->watch_new = true;
+}
+
 static void on_accept(struct loop_op *op, int64_t result)
 {
     struct supervisor *sv = op->context;
-    struct ucred peer;
-    socklen_t bytes = sizeof(peer);
 
-    /* root may do everything anyway; nobody else got past the file's mode but by a mistake in it */
-    if (result >= 0 && (getsockopt((int)result, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0 ||
-                           (peer.uid != geteuid() && peer.uid != 0))) {
-        log_warn("a connection of another user is refused");
-        close((int)result);
-    } else if (result >= 0 && client_add(sv, (int)result) != STATUS_OK) {
-        close((int)result);
-    }
-    if (!loop_op_active(op) && result != -ECANCELED) {
-        log_warn("no more connections can be taken now: %s", strerror((int)-result));
-        if (result == -EMFILE || result == -ENFILE || result == -ENOMEM || result == -ENOBUFS)
-            return; /* armed again when a client leaves */
-        supervisor_fail(sv, QUERN_CODE_INTERNAL, "the socket cannot accept any more");
-    }
+    if (result >= 0)
+        take_connection(sv, (int)result);
+    else if (result != -ECANCELED)
+        accept_failed(sv, (int)-result);
 }
 
 static void lock_path(const char *path, char lock[LOCK_PATH])
@@ -157,7 +221,7 @@ enum status socket_listen(struct supervisor *sv, const char *path)
         return s;
     sv->accept.done = on_accept;
     sv->accept.context = sv;
-    loop_accept(sv->loop, &sv->accept, sv->listen_fd);
+    socket_accept_again(sv);
     return STATUS_OK;
 }
 
@@ -171,6 +235,7 @@ void socket_close(struct supervisor *sv)
         st.st_dev == sv->socket_dev && st.st_ino == sv->socket_ino)
         unlink(sv->socket_path);
     fd_close(&sv->listen_fd);
+    fd_close(&sv->spare_fd);
     if (sv->socket_path != NULL) {
         lock_path(sv->socket_path, lock);
         if (is_at(sv->lock_fd, lock))

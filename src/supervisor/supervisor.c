@@ -268,7 +268,8 @@ static void nothing(struct supervisor *sv, const struct supervisor_options *o)
 {
     sv->config = o->config;
     sv->ready = o->ready;
-    sv->bell_fd = sv->lock_fd = sv->listen_fd = sv->signal_fd = -1;
+    sv->bell_fd = sv->lock_fd = sv->listen_fd = sv->spare_fd = sv->signal_fd = -1;
+    sv->accept_at_ns = UINT64_MAX;
     sv->private_fd = o->private_fd;
     sv->parent_fd = o->parent_fd;
     sv->instance = random_u64();

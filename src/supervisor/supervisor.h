@@ -193,6 +193,9 @@ struct supervisor {
     dev_t socket_dev;        /* which file it is: by now another server's may be there */
     ino_t socket_ino;
     int lock_fd, listen_fd, signal_fd, private_fd, parent_fd;
+    int spare_fd;            /* given up for a connection that is then refused: listen.c */
+    bool full;               /* no connection could be served since that was told */
+    uint64_t accept_at_ns;   /* when to try again; UINT64_MAX: it is not needed */
     struct loop_op accept, signal, bell, timer, watch, parent;
     uint64_t watch_at_ns;    /* when `watch` fires; 0: it does not */
     uint64_t watch_next_ns;  /* when something watched is over; UINT64_MAX: nothing is watched */
@@ -266,11 +269,15 @@ void watch_update(struct supervisor *sv);
 /* INVALID: the path cannot be, or another server listens there. */
 enum status socket_listen(struct supervisor *sv, const char *path);
 void socket_close(struct supervisor *sv);
+/* A descriptor was closed, or it is time to try again. */
+void socket_accept_again(struct supervisor *sv);
 
 /* clients.c */
 enum status clients_open(struct supervisor *sv);
 void clients_close(struct supervisor *sv);
 enum status client_add(struct supervisor *sv, int fd);
+/* It is greeted, told the line and let go. */
+enum status client_refuse(struct supervisor *sv, int fd, enum quern_code code, const char *line);
 void client_frame(struct client *c, enum frame_type type, uint64_t id, const void *fixed,
     size_t fixed_bytes, const void *more, size_t more_bytes);
 void client_error(struct client *c, uint64_t id, enum quern_code code, const char *line);

@@ -7,6 +7,7 @@
  *   loading       since a generation was started
  *   a socket      while it takes nothing of what its client asked for
  *   kept answers  until their time is over
+ *   the listener  while it cannot accept, though no client that leaves may mend it
  * The timer is set to the earliest of these; when it fires, what is over is
  * dealt with and the timer set again. A step does not touch it: it fires, finds
  * that the clock has moved, and looks again later. With nothing to watch it is
@@ -152,6 +153,13 @@ static uint64_t look_at_kept(struct supervisor *sv, uint64_t now)
                                  : LIST_OF(sv->kept.next, struct request, kept)->keep_until_ns;
 }
 
+static uint64_t look_at_listener(struct supervisor *sv, uint64_t now)
+{
+    if (now >= sv->accept_at_ns)
+        socket_accept_again(sv);
+    return sv->accept_at_ns;
+}
+
 static uint64_t least(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
@@ -174,6 +182,7 @@ static void look(struct supervisor *sv)
     next = least(next, look_at_loading(sv, now));
     next = least(next, look_at_sockets(sv, now));
     next = least(next, look_at_kept(sv, now));
+    next = least(next, look_at_listener(sv, now));
     sv->watch_next_ns = next;
 }
 

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -214,6 +215,137 @@ static void a_slow_reader_gets_everything_in_order(void **state)
     raw_close(&c);
 }
 
+static void limit_descriptors(pid_t pid, rlim_t n)
+{
+    struct rlimit limit;
+
+    assert_int_equal(prlimit(pid, RLIMIT_NOFILE, NULL, &limit), 0);
+    limit.rlim_cur = n < limit.rlim_max ? n : limit.rlim_max;
+    assert_int_equal(prlimit(pid, RLIMIT_NOFILE, &limit, NULL), 0);
+}
+
+/* The limit under which a server that has started may have this many connections. It must hold
+ * from the start: io_uring keeps for an accept the limit under which it was armed. */
+static rlim_t limit_for(int connections)
+{
+    struct raw_server probe;
+    char path[64];
+    rlim_t n;
+
+    raw_server_start(&probe, NULL);
+    raw_assert_well(&probe);
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL); /* until the last one is gone */
+    for (n = 0; connections > 0; n++) {
+        snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)probe.command.pid, (int)n);
+        connections -= readlink(path, (char[1]){0}, 1) < 0;
+    }
+    raw_server_stop(&probe, "");
+    return n;
+}
+
+static void start_limited(struct raw_server *s, const char *loop, int connections)
+{
+    struct rlimit before;
+
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    setenv("QUERN_LOOP", loop, 1);
+    limit_descriptors(0, limit_for(connections));
+    raw_server_start(s, NULL);
+    limit_descriptors(0, before.rlim_cur);
+    unsetenv("QUERN_LOOP");
+}
+
+static long switches_of(pid_t pid)
+{
+    char path[64], line[256];
+    long n = -1;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+    f = fopen(path, "re");
+    assert_non_null(f);
+    while (n < 0 && fgets(line, sizeof(line), f) != NULL)
+        sscanf(line, "voluntary_ctxt_switches: %ld", &n);
+    fclose(f);
+    return n;
+}
+
+/* One served client keeps its place; who comes is told at once; nothing ticks; and when there
+ * are descriptors again, though nobody left, so is room. */
+static void serve_with_few_descriptors(const char *loop)
+{
+    struct raw_params p = raw_params(PROMPT_TEXT, 1);
+    struct raw_server full;
+    struct raw_client first, more[4];
+    long before;
+
+    start_limited(&full, loop, 2);
+    raw_connect(&first, &full);
+    free(raw_await(&first, FRAME_READY).payload);
+    raw_connect(&more[0], &full);
+    free(raw_await(&more[0], FRAME_READY).payload);
+    for (int round = 0; round < 3; round++)
+        for (int i = 1; i < 4; i++) {
+            struct raw_frame f;
+
+            raw_connect(&more[i], &full);
+            f = raw_await(&more[i], FRAME_ERROR);
+            assert_non_null(strstr(raw_rest(&f), "no room for more connections"));
+            free(f.payload);
+            assert_false(raw_next(&more[i], &f));
+            raw_close(&more[i]);
+        }
+    before = switches_of(full.command.pid);
+    nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
+    assert_true(switches_of(full.command.pid) - before < 3);
+    assert_true(raw_submit(&first, 1, p, PROMPT));
+    free(raw_await(&first, FRAME_DONE).payload);
+    limit_descriptors(full.command.pid, 256);
+    raw_assert_well(&full);
+    raw_close(&more[0]);
+    raw_close(&first);
+    raw_server_stop(&full, "quern: no more connections can be taken until others end "
+        "(Too many open files): raise the limit of open files (ulimit -n) for more\n");
+}
+
+static void a_server_without_descriptors_answers_everybody_and_comes_back(void **state)
+{
+    (void)state;
+    serve_with_few_descriptors("uring");
+    serve_with_few_descriptors("epoll");
+}
+
+/* A connection that has been waiting since there was no descriptor at all is served as soon as
+ * there is one, though nobody leaves and nobody else comes. */
+static void wait_for_a_descriptor(const char *loop)
+{
+    struct raw_server full;
+    struct raw_client served[2], waiting;
+
+    start_limited(&full, loop, 2);
+    for (int i = 0; i < 2; i++) {
+        raw_connect(&served[i], &full);
+        free(raw_await(&served[i], FRAME_READY).payload);
+    }
+    limit_descriptors(full.command.pid, 0); /* not even one that is given up can be had again */
+    raw_connect(&waiting, &full);
+    nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+    limit_descriptors(full.command.pid, 256);
+    free(raw_await(&waiting, FRAME_READY).payload);
+    raw_close(&waiting);
+    raw_close(&served[0]);
+    raw_close(&served[1]);
+    raw_server_stop(&full, "quern: no more connections can be taken until others end "
+        "(Too many open files): raise the limit of open files (ulimit -n) for more\n");
+}
+
+static void a_connection_that_waits_for_a_descriptor_is_served(void **state)
+{
+    (void)state;
+    wait_for_a_descriptor("uring");
+    wait_for_a_descriptor("epoll");
+}
+
 static void stopping_tells_who_waits(void **state)
 {
     struct raw_params p = raw_endless(PROMPT_TEXT, 2000);
@@ -255,6 +387,8 @@ int main(void)
         cmocka_unit_test(many_requests_on_one_connection_all_get_the_same_answer),
         cmocka_unit_test(a_client_that_does_not_read_is_let_go),
         cmocka_unit_test(a_slow_reader_gets_everything_in_order),
+        cmocka_unit_test(a_server_without_descriptors_answers_everybody_and_comes_back),
+        cmocka_unit_test(a_connection_that_waits_for_a_descriptor_is_served),
         cmocka_unit_test(stopping_tells_who_waits),
     };
 
