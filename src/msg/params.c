@@ -20,9 +20,9 @@ static const struct param table[PARAM_KEYS] = {
     [PARAM_TOP_K] = {"top_k", PARAM_U32, AT(top_k), .least = 0, .most = INT32_MAX},
     [PARAM_TOP_P] = {"top_p", PARAM_F32, AT(top_p), .least = 0, .most = 1, .above = true},
     [PARAM_MIN_P] = {"min_p", PARAM_F32, AT(min_p), .least = 0, .most = 1},
-    [PARAM_SEED] = {"seed", PARAM_U64, AT(seed)},
+    [PARAM_SEED] = {.name = "seed", .type = PARAM_U64, .at = AT(seed)},
     [PARAM_IGNORE_EOS] = {"ignore_eos", PARAM_U32, AT(ignore_eos), .least = 0, .most = 1},
-    [PARAM_KEY] = {"key", PARAM_U64, AT(key)},
+    [PARAM_KEY] = {.name = "key", .type = PARAM_U64, .at = AT(key)},
     [PARAM_KEEP] = {"keep", PARAM_U32, AT(keep_s), .least = 0, .most = UINT32_MAX},
     [PARAM_TELL_PAUSES] = {"tell_pauses", PARAM_U32, AT(tell_pauses), .least = 0, .most = 1},
 };
