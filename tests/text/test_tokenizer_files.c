@@ -195,8 +195,8 @@ static void post_processors_of_other_shapes_are_refused(void **state)
         TEMPLATE("[" TEXT_A ", " MARK("f") "]"), TEMPLATE("[" TEXT_A ", " MARK("g") "]"),
         TEMPLATE("[" TEXT_A ", " MARK("none") "]"),
         "\"post_processor\": {\"type\": \"Sequence\"}",
-        "\"post_processor\": {\"type\": \"Sequence\", \"processors\": [{\"type\": "
-        "\"BertProcessing\"}]}",
+        ("\"post_processor\": {\"type\": \"Sequence\", \"processors\": [{\"type\": "
+            "\"BertProcessing\"}]}"),
     };
     struct tokenizer *t;
 
