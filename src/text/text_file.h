@@ -22,7 +22,7 @@ enum text_file_kind {
 
 enum {
     TEXT_FILE_MOST_BYTES = 128 << 20, /* vocabulary and merges */
-    TEXT_FILE_SMALL_BYTES = 16 << 20,
+    TEXT_FILE_SMALL_BYTES = 8 << 20, /* as a tree, up to 36 times that */
 };
 
 struct text_file {
