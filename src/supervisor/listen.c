@@ -30,6 +30,8 @@ static bool has_spare(struct supervisor *sv)
 {
     if (sv->spare_fd < 0)
         sv->spare_fd = fcntl(sv->listen_fd, F_DUPFD_CLOEXEC, 0);
+    if (sv->spare_fd < 0 && errno == EINVAL)
+        errno = EMFILE; /* so F_DUPFD calls a limit that leaves no number at all */
     return sv->spare_fd >= 0;
 }
 
