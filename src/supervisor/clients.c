@@ -15,7 +15,7 @@
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 
-enum { MOST_WAITING = 4 << 20, OUT_KEPT = 256 << 10 };
+enum { MOST_WAITING = 4 << 20, OUT_KEPT = 256 << 10, OWN_MAPPING = 256 << 10 };
 
 void client_touch(struct client *c)
 {
@@ -210,7 +210,7 @@ static void client_free(struct client *c)
     free(c);
 }
 
-/* After a crowd: the allocator would keep what it took for it. */
+/* After a crowd: the allocator would keep the small things it took for it. */
 static void give_back(struct supervisor *sv)
 {
     if (sv->most_clients < 64 || sv->n_clients > sv->most_clients / 4)
@@ -359,6 +359,9 @@ enum status client_refuse(struct supervisor *sv, int fd, enum quern_code code, c
 
 enum status clients_open(struct supervisor *sv)
 {
+    /* Large buffers go back when they are freed. Left to itself the allocator moves this limit up
+       to the largest thing it saw freed, and then one buffer in use keeps all below it. */
+    mallopt(M_MMAP_THRESHOLD, OWN_MAPPING);
     list_init(&sv->clients);
     list_init(&sv->dirty);
     list_init(&sv->text_turns);
