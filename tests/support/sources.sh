@@ -15,7 +15,7 @@ is_named()
 
 tap_plan 3
 
-missing=$(find include ipc kernels src tests -name '*.[ch]' \
+missing=$(find include ipc kernels src tests \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' \) \
     ! -name 'test_*.c' ! -name 'stress_*.c' ! -name 'bench_*.c' |
     LC_ALL=C sort | while read -r file; do
         is_named "$file" || echo "$file is not in Makefile.am"
