@@ -4,6 +4,7 @@
  * ways counts, so that a disturbance cannot make the limit look slow. */
 #include <jansson.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/options.h"
 #include "cli/cli.h"
@@ -120,10 +121,21 @@ static enum status measure_all(struct bench *b, double seconds, struct result r[
 
 /* Printing --------------------------------------------------------------------------------- */
 
+/* Of the first column: what the longest name takes. */
+static int name_width(const struct result *r)
+{
+    int width = 0;
+
+    for (int i = 0; i < RESULTS; i++)
+        if ((int)strlen(r[i].name) > width)
+            width = (int)strlen(r[i].name);
+    return width;
+}
+
 static void print_hop(const struct result *r)
 {
-    printf("%-24s %8.3f us %8.3f us %8.3f us %6.2f", r->name, r->median / 1e3, r->p99 / 1e3,
-        r->limit / 1e3, r->median / r->limit);
+    printf(" %8.3f us %8.3f us %8.3f us %6.2f", r->median / 1e3, r->p99 / 1e3, r->limit / 1e3,
+        r->median / r->limit);
     if (r->goal > 0)
         printf("  %g us: %s", r->goal / 1e3, r->median < r->goal ? "met" : "missed");
     putchar('\n');
@@ -131,27 +143,31 @@ static void print_hop(const struct result *r)
 
 static void print_flow(const struct result *r)
 {
-    printf("%-24s %7.2f M/s %11s %7.2f M/s %6.2f\n", r->name, r->median / 1e6, "", r->limit / 1e6,
+    printf(" %7.2f M/s %11s %7.2f M/s %6.2f\n", r->median / 1e6, "", r->limit / 1e6,
         r->median / r->limit);
 }
 
 static void print_table(const struct bench *b, const struct result *r)
 {
-    printf("%-24s %11s %11s %11s %6s  %s\n", "", "median", "p99", "limit", "ratio", "goal");
-    for (int i = 0; i < RESULTS; i++)
+    int width = name_width(r);
+
+    printf("%-*s %11s %11s %11s %6s  %s\n", width, "", "median", "p99", "limit", "ratio", "goal");
+    for (int i = 0; i < RESULTS; i++) {
+        printf("%-*s", width, r[i].name);
         if (r[i].skipped != NULL)
-            printf("%-24s not measured: %s\n", r[i].name, r[i].skipped);
+            printf(" not measured: %s\n", r[i].skipped);
         else if (r[i].kind == RESULT_HOP)
             print_hop(&r[i]);
         else
             print_flow(&r[i]);
+    }
     printf("\nBetween CPUs");
     for (int i = 0; i < b->n_cpus; i++)
         printf("%s %d", i > 0 ? "," : "", b->cpus[i]);
     printf(". The limit is what this machine did in the same run with:\n");
     for (int i = 0; i < RESULTS; i++)
         if (r[i].skipped == NULL)
-            printf("  %-24s %s\n", r[i].name, r[i].limit_way);
+            printf("  %-*s %s\n", width, r[i].name, r[i].limit_way);
 }
 
 static json_t *result_json(const struct result *r)

@@ -379,6 +379,33 @@ static void the_last_positions_may_span_chunks(void **state)
     empty_outputs();
 }
 
+/* Every figure of a column ends where its head does. */
+static void figures_of_bench_ipc_stand_in_columns(void **state)
+{
+    struct command c;
+    const char *line;
+    long end, lines = 0;
+
+    (void)state;
+    assert_int_equal(child_run(&c, NULL,
+        (const char *const[]){"bench", "ipc", "--seconds", "0.1", NULL}), 0);
+    line = c.out;
+    assert_non_null(strstr(line, " median "));
+    end = strstr(line, " median ") - line + 7;
+    while ((line = strchr(line, '\n') + 1)[0] != '\n') {
+        const char *skipped = strstr(line, " not measured: ");
+        const char *unit = line + end - 1; /* the s of us or M/s */
+
+        lines++;
+        if (skipped != NULL && skipped < strchr(line, '\n'))
+            continue;
+        if (strchr(line, '\n') <= unit || unit[0] != 's' || unit[1] != ' ')
+            fail_msg("out of line: %s", c.out);
+    }
+    assert_int_equal(lines, 5);
+    child_free(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -392,6 +419,7 @@ int main(void)
         cmocka_unit_test(the_last_line_says_what_was_written),
         cmocka_unit_test(a_terminal_shows_how_far_it_is),
         cmocka_unit_test(the_last_positions_may_span_chunks),
+        cmocka_unit_test(figures_of_bench_ipc_stand_in_columns),
     };
 
     setenv("QUERN", "build/quern", 0); /* as command.h says; the shell needs it, too */
