@@ -83,7 +83,6 @@ enum quern_code {
     QUERN_CODE_NUMBER_IN_USE = 5, /* a request with this number or key is running */
     QUERN_CODE_NOT_FOUND = 6,    /* RESUME: no such request, or it is no longer kept */
     QUERN_CODE_TAKEN_OVER = 7,   /* another connection resumed the request: it goes on there */
-    QUERN_CODE_TOO_SLOW = 8,     /* the client did not read what it asked for */
     /* the caller's, but later it may go well */
     QUERN_CODE_QUOTA = 9,        /* this client has too much under way */
     /* 16 and up, the server's fault */

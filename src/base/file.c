@@ -119,8 +119,8 @@ enum status file_read_whole(const char *path, bool optional, size_t limit, char 
     if (s != STATUS_OK)
         return s;
     if (there > limit)
-        s = log_fail(STATUS_INVALID, "%s has %llu bytes, more than %zu: it is not a file of a "
-                     "checkpoint", path, (unsigned long long)there, limit);
+        s = log_fail(STATUS_INVALID, "%s has %llu bytes, more than %zu: is it "
+                     "the right file?", path, (unsigned long long)there, limit);
     else
         s = read_text(fd, path, (size_t)there, text);
     close(fd);

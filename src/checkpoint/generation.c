@@ -125,18 +125,27 @@ static enum status add_config_eos(const struct model_config *cfg, struct generat
     return STATUS_OK;
 }
 
-/* config.json once more: a model_config keeps the first ids of a long list alone. */
-static enum status add_file_eos(const char *model, struct generation_defaults *g)
+/* *root is NULL without the file. */
+static enum status read_json(const char *model, const char *name, size_t limit, json_t **root)
 {
     char path[PATH_MAX];
-    json_t *root;
-    enum status s = path_join(path, sizeof(path), model, "config.json");
+    enum status s = path_join(path, sizeof(path), model, name);
 
-    if (s == STATUS_OK)
-        s = json_read_file(path, CONFIG_FILE_MAX, &root);
-    if (s != STATUS_OK)
+    return s == STATUS_OK ? json_read_optional(path, limit, root) : s;
+}
+
+/* config.json once more: a model_config keeps the first ids of a long list alone, and without a
+ * generation_config.json its generation keys count, as older versions of Transformers wrote them
+ * and GenerationConfig.from_model_config() reads them. */
+static enum status read_config(const char *model, bool alone, struct generation_defaults *g)
+{
+    json_t *root;
+    enum status s = read_json(model, "config.json", CONFIG_FILE_MAX, &root);
+
+    if (s != STATUS_OK || root == NULL)
         return s;
-    s = json_field_ids("config.json", root, "eos_token_id", &g->eos, &g->n_eos);
+    s = alone ? parse("config.json", root, g)
+              : json_field_ids("config.json", root, "eos_token_id", &g->eos, &g->n_eos);
     json_decref(root);
     return s;
 }
@@ -144,21 +153,18 @@ static enum status add_file_eos(const char *model, struct generation_defaults *g
 static enum status read_files(const char *model, const struct model_config *cfg,
                               struct generation_defaults *g)
 {
-    char path[PATH_MAX];
     json_t *root;
     enum status s = add_config_eos(cfg, g);
 
     if (s != STATUS_OK || synth_is(model))
         return s;
-    if (cfg->n_eos == CONFIG_EOS_MAX)
-        s = add_file_eos(model, g);
-    if (s == STATUS_OK)
-        s = path_join(path, sizeof(path), model, "generation_config.json");
-    if (s == STATUS_OK)
-        s = json_read_optional(path, GENERATION_FILE_MAX, &root);
-    if (s != STATUS_OK || root == NULL)
+    s = read_json(model, "generation_config.json", GENERATION_FILE_MAX, &root);
+    if (s != STATUS_OK)
         return s;
-    s = parse(path_base(path), root, g);
+    if (root == NULL || cfg->n_eos == CONFIG_EOS_MAX)
+        s = read_config(model, root == NULL, g);
+    if (s == STATUS_OK && root != NULL)
+        s = parse("generation_config.json", root, g);
     json_decref(root);
     return s;
 }

@@ -35,7 +35,7 @@ struct progress {
     struct timespec start; /* the prompt was there */
     bool terminal, bar_shown, begun;
     double first_text_s, last_text_s;
-    uint64_t ids;
+    uint64_t ids, bytes; /* bytes: of what was printed for them */
 };
 
 extern volatile sig_atomic_t run_interrupted; /* times */

@@ -103,6 +103,7 @@ int show_text(const struct run_options *o, const struct prompt *prompt, struct p
     else
         fwrite(text, 1, bytes, stdout);
     p->ids += n_ids;
+    p->bytes += o->print_ids ? n_ids : bytes;
     return fflush(stdout) != 0 || ferror(stdout) ? -1 : 0;
 }
 
@@ -134,6 +135,8 @@ static void write_statistics(const struct progress *p, const struct quern_event 
     if (restarts > 0)
         fprintf(stderr, "; %u restart%s of the workers", restarts, restarts > 1 ? "s" : "");
     fputc('\n', stderr);
+    if (p->ids > 1 && p->bytes == 0)
+        log_warn("the new ids have no text: --print-ids prints them");
 }
 
 int show_end(const struct run_options *o, const struct prompt *prompt, struct progress *p,

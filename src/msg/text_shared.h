@@ -17,13 +17,21 @@ enum {
 
 /* Supervisor to text worker, and back. */
 enum text_kind { TEXT_ENCODE, TEXT_CHAT };
+/* What a reply is, and whose its payload. */
+enum text_answer {
+    TEXT_IDS,         /* int32 ids */
+    TEXT_INVALID,     /* the line that says what is wrong with the text */
+    TEXT_TOO_LONG,    /* the line that says by how much */
+    TEXT_NO_MEMORY,   /* the line; the same text may do later */
+};
+
 struct text_msg {
     uint32_t generation;
     uint32_t kind; /* a reply repeats it */
     uint64_t id;
     uint64_t at, end;   /* bytes */
     uint32_t bytes;     /* of the text, the error line or the int32 ids */
-    int32_t status;     /* reply: enum status; below zero the payload is the error line */
+    uint32_t answer;    /* reply: enum text_answer */
 };
 
 struct text_control {

@@ -6,12 +6,12 @@
  * which come in turn as key and value; jansson decodes each. */
 #include "parallel/tp_plan_file.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "quern/log.h"
 
 enum { MOST_BYTES = 1 << 20, WHERE_BYTES = 300 };
@@ -49,38 +49,6 @@ enum status plan_add_rule(struct tp_plan *plan, const char *where, int line, con
 }
 
 /* Reading -------------------------------------------------------------------------------- */
-
-static enum status read_text(const char *path, char **text, size_t *bytes)
-{
-    FILE *f = fopen(path, "re");
-    char *all = NULL;
-    enum status s;
-
-    if (f == NULL)
-        return log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
-    all = malloc(MOST_BYTES + 1);
-    if (all == NULL) {
-        s = log_fail(STATUS_NOMEM, "%s: no memory for the plan", path);
-        goto err_close;
-    }
-    *bytes = fread(all, 1, MOST_BYTES + 1, f);
-    if (ferror(f)) {
-        s = log_fail(STATUS_IO, "%s: %s", path, strerror(errno));
-        goto err_free;
-    }
-    if (*bytes > MOST_BYTES) {
-        s = log_fail(STATUS_INVALID, "%s: a plan has at most %d bytes", path, MOST_BYTES);
-        goto err_free;
-    }
-    fclose(f);
-    *text = all;
-    return STATUS_OK;
-err_free:
-    free(all);
-err_close:
-    fclose(f);
-    return s;
-}
 
 /* Where the scan is; `line` counts from 1. */
 struct scan {
@@ -195,7 +163,7 @@ enum status plan_read_file(struct tp_plan *plan, const char *path)
     const char *slash = strrchr(path, '/');
     char *text = NULL;
     size_t bytes = 0;
-    enum status s = read_text(path, &text, &bytes);
+    enum status s = file_read_whole(path, false, MOST_BYTES, &text, &bytes);
 
     if (s != STATUS_OK)
         return s;

@@ -82,6 +82,15 @@ static void take_ids(struct request *r, const struct text_msg *m, const void *pa
         request_queue(r, false);
 }
 
+static enum quern_code code_of(uint32_t answer)
+{
+    switch (answer) {
+    case TEXT_TOO_LONG: return QUERN_CODE_TOO_LONG;
+    case TEXT_NO_MEMORY: return QUERN_CODE_OVERLOADED;
+    default: return QUERN_CODE_BAD_REQUEST;
+    }
+}
+
 static void take_one(struct request *r, const struct text_msg *m, const void *payload)
 {
     char line[LOG_LINE_BYTES];
@@ -89,9 +98,9 @@ static void take_one(struct request *r, const struct text_msg *m, const void *pa
     list_remove(&r->queue);
     if (r->cancelled) {
         request_finish(r, QUERN_FINISH_CANCELLED, 0);
-    } else if (m->status < 0) {
+    } else if (m->answer != TEXT_IDS) {
         snprintf(line, sizeof(line), "%.*s", (int)m->bytes, (const char *)payload);
-        request_fail(r, QUERN_CODE_BAD_REQUEST, line);
+        request_fail(r, code_of(m->answer), line);
     } else {
         take_ids(r, m, payload);
     }

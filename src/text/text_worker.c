@@ -60,11 +60,11 @@ static enum status reserve_reply(struct text_worker *t, size_t bytes, void **slo
     return s == STATUS_OK ? p.status : s;
 }
 
-static enum status reply(struct text_worker *t, const struct text_msg *request, enum status status,
-    const void *payload, size_t bytes)
+static enum status reply(struct text_worker *t, const struct text_msg *request,
+    enum text_answer answer, const void *payload, size_t bytes)
 {
     struct text_msg m = {.generation = t->g->generation, .kind = request->kind,
-        .id = request->id, .bytes = (uint32_t)bytes, .status = status};
+        .id = request->id, .bytes = (uint32_t)bytes, .answer = answer};
     void *slot;
     enum status s = reserve_reply(t, bytes, &slot, &m);
 
@@ -112,24 +112,34 @@ static enum status encode(struct text_worker *t, const struct text_msg *m, const
     return s;
 }
 
+static enum text_answer answer_of(enum status s, size_t count)
+{
+    if (s != STATUS_OK)
+        return s == STATUS_NOMEM ? TEXT_NO_MEMORY : TEXT_INVALID;
+    if (count <= MOST_IDS)
+        return TEXT_IDS;
+    log_fail(STATUS_INVALID, "the prompt has %zu tokens, more than any context holds: shorten it",
+        count);
+    return TEXT_TOO_LONG;
+}
+
 static enum status answer(struct text_worker *t, const struct text_msg *m)
 {
     const char *data = ring_buffer_at(&t->g->request_bytes, m->at, m->bytes);
     int32_t *ids = NULL;
     size_t count = 0;
+    enum text_answer a;
     enum status s, released;
 
     if (data == NULL)
         return log_fail(STATUS_INVALID, "the text worker was sent a text outside of its memory");
     s = encode(t, m, data, &ids, &count);
+    a = answer_of(s, count);
     released = ring_buffer_release(&t->g->request_bytes, m->end);
-    if (s == STATUS_OK && count > MOST_IDS)
-        s = log_fail(STATUS_INVALID, "the prompt has %zu tokens, more than any context holds: "
-            "shorten it", count);
-    if (s == STATUS_OK)
-        s = reply(t, m, STATUS_OK, ids, count * sizeof(*ids));
+    if (a == TEXT_IDS)
+        s = reply(t, m, a, ids, count * sizeof(*ids));
     else
-        s = reply(t, m, s, log_last_error(), strlen(log_last_error()));
+        s = reply(t, m, a, log_last_error(), strlen(log_last_error()));
     free(ids);
     return s == STATUS_OK ? released : s;
 }
@@ -178,6 +188,8 @@ static enum status open_template(struct text_worker *t, const char *dir)
     if (s != STATUS_INVALID)
         return s;
     t->template_error = strdup(log_last_error());
+    if (t->template_error != NULL)
+        log_warn("%s: a chat is refused, text and ids are served", t->template_error);
     return t->template_error != NULL ? STATUS_OK : log_fail(STATUS_NOMEM, "out of memory");
 }
 

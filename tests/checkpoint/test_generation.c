@@ -126,6 +126,30 @@ static void keys_that_change_answers_are_warned_about_in_one_line(void **state)
     assert_non_null(strstr(warnings_of("{\"min_new_tokens\": \"5\"}"), "min_new_tokens"));
 }
 
+/* As older versions of Transformers saved them, and its newer ones read them. */
+static void keys_in_config_json_count_where_there_is_no_generation_config(void **state)
+{
+    static const char json[] = "{" SHAPE ", \"do_sample\": true, \"temperature\": 0.5, "
+                               "\"eos_token_id\": 5, \"no_repeat_ngram_size\": 3}";
+    struct model_config cfg = { .eos = { 5 }, .n_eos = 1 };
+    struct generation_defaults g;
+
+    (void)state;
+    temp_dir_write(&temp, "config.json", json, strlen(json));
+    assert_string_equal(warnings_of("{\"top_k\": 7}"), ""); /* the other file's alone */
+    unlink(temp_dir_file(&temp, "generation_config.json"));
+    heard[0] = '\0';
+    log_set_sink(hear, NULL);
+    assert_int_equal(generation_read(temp.path, &cfg, &g), STATUS_OK);
+    log_set_sink(NULL, NULL);
+    assert_true(g.do_sample && g.temperature == 0.5f && g.top_k == 0);
+    assert_int_equal(g.n_eos, 1);
+    assert_string_equal(heard, "config.json asks for no_repeat_ngram_size, which this version does "
+                               "not do: answers are as without\n");
+    generation_free(&g);
+    unlink(temp_dir_file(&temp, "config.json"));
+}
+
 static void a_top_p_of_zero_keeps_the_likeliest(void **state)
 {
     struct generation_defaults g = read_generation("{\"do_sample\": true, \"top_p\": 0}");
@@ -208,6 +232,7 @@ int main(void)
         IN_TEMP(generation_refuses_by_field),
         IN_TEMP(every_id_of_a_long_list_ends_an_answer),
         IN_TEMP(keys_that_change_answers_are_warned_about_in_one_line),
+        IN_TEMP(keys_in_config_json_count_where_there_is_no_generation_config),
         IN_TEMP(a_top_p_of_zero_keeps_the_likeliest),
         IN_TEMP(what_lies_in_the_place_of_generation_config_is_named),
         cmocka_unit_test(generation_without_a_file_is_greedy),

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "tests/e2e/command.h"
+#include "tests/e2e/raw_client.h"
 
 static char dir[256]; /* a folder of this test's own */
 
@@ -21,6 +22,7 @@ static void write_text(const char *name, const char *text)
     FILE *f;
 
     snprintf(path, sizeof(path), "%s/%s", dir, name);
+    unlink(path); /* what a failed test left may be a link to the storyteller's */
     f = fopen(path, "w");
     assert_non_null(f);
     fputs(text, f);
@@ -126,6 +128,7 @@ static void ids_need_no_tokenizer_and_text_is_told_so(void **state)
         "--ignore-eos", "--greedy", NULL});
     assert_int_equal(c.status, 0);
     assert_string_equal(c.out, "\n"); /* ids without a text */
+    assert_non_null(strstr(c.err, "the new ids have no text: --print-ids prints them"));
     child_free(&c);
     REFUSES(1, "no tokenizer files: give it token ids (--ids and --print-ids)", "run", "-m", path,
         "x");
@@ -151,7 +154,10 @@ static void a_broken_chat_template_is_no_harm_to_text(void **state)
     static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json",
         "tokenizer_config.json", "model.safetensors.index.json",
         "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
+    static const char chat[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}";
     char path[4096], from[PATH_MAX], link[512];
+    struct raw_server server;
+    struct raw_client client;
     struct command c;
 
     (void)state;
@@ -166,7 +172,16 @@ static void a_broken_chat_template_is_no_harm_to_text(void **state)
         "Once upon a time", NULL});
     assert_int_equal(c.status, 0);
     assert_string_equal(c.out, ", there was a\n");
+    assert_non_null(strstr(c.err, "chat_template.jinja: line 2: "));
+    assert_non_null(strstr(c.err, "a chat is refused, text and ids are served"));
     child_free(&c);
+    raw_server_start(&server, (const char *const[]){"-m", dir, NULL});
+    raw_connect(&client, &server);
+    raw_submit(&client, 1, raw_params(PROMPT_CHAT, 4), chat, strlen(chat));
+    raw_refused(&client, 1, QUERN_CODE_BAD_REQUEST, "chat_template.jinja: line 2: ");
+    raw_close(&client);
+    raw_server_stop(&server, "quern: chat_template.jinja: line 2: the statement 'endfor' is not "
+        "done, or its block was not begun: a chat is refused, text and ids are served\n");
     REFUSES(1, "chat_template.jinja: line 2: ", "template", "-m", dir);
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         snprintf(link, sizeof(link), "%s/%s", dir, names[i]);

@@ -205,7 +205,7 @@ static void prompts_longer_than_the_context_get_one_error(void **state)
     for (int i = 0; i < RARE; i += 3) /* a token for each byte: more ids than a ring buffer takes */
         memcpy(mem + i, "\xe1\x8e\xa0", 3);
     assert_true(raw_submit(&c, 3, raw_params(PROMPT_TEXT, 1), mem, RARE));
-    raw_refused(&c, 3, QUERN_CODE_BAD_REQUEST, "tokens, more than any context holds");
+    raw_refused(&c, 3, QUERN_CODE_TOO_LONG, "tokens, more than any context holds");
     raw_close(&c);
     free(mem);
     raw_assert_well(&server);

@@ -248,7 +248,11 @@ static void files_that_are_no_plan_are_refused(void **state)
     refuses("{ \"layers.*.self_attn.q_proj.bias\": \"colwise\" }", "a bias goes with its weight");
     assert_int_equal(tp_plan_open("/nowhere/plan.json", &plan), STATUS_IO);
     assert_non_null(strstr(log_last_error(), "/nowhere/plan.json: No such file"));
-    assert_int_equal(tp_plan_open(dir.path, &plan), STATUS_IO);
+    assert_int_equal(tp_plan_open(dir.path, &plan), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "is a directory, not a file"));
+    assert_int_equal(mkfifo(temp_dir_file(&dir, "pipe.json"), 0600), 0);
+    assert_int_equal(tp_plan_open(dir.joined, &plan), STATUS_INVALID); /* and does not wait for it */
+    assert_non_null(strstr(log_last_error(), "is a pipe, not a file"));
     assert_null(plan);
 }
 
