@@ -1,6 +1,7 @@
 #!/bin/sh
 # sources.sh - what lies in the tree is built and shipped: every source, header
-# and test is named in Makefile.am, and nothing is named that does not exist.
+# and test is named in Makefile.am, and nothing is named that does not exist,
+# there or in docs/changing.md.
 
 sources=${QUERN_TEST_SOURCES:-$(dirname "$0")/../..}
 . "$sources/tests/support/tap.sh"
@@ -13,7 +14,7 @@ is_named()
     printf '%s\n' "$named" | grep -qxF "$1"
 }
 
-tap_plan 3
+tap_plan 4
 
 missing=$(find include ipc kernels src tests \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' \) \
     ! -name 'test_*.c' ! -name 'stress_*.c' ! -name 'bench_*.c' |
@@ -41,5 +42,13 @@ missing=$(printf '%s\n' "$named" |
     done)
 [ -z "$missing" ]
 tap_check $? "every file in Makefile.am is in the tree"
+[ -z "$missing" ] || tap_note "$missing"
+
+missing=$(grep -oE '`(tests|src|kernels|ipc|include)/[^` *]*`' docs/changing.md | tr -d '`' |
+    while read -r file; do
+        [ -e "$file" ] || [ -e "$file.c" ] || echo "$file is in docs/changing.md and not in the tree"
+    done)
+[ -z "$missing" ]
+tap_check $? "every place that docs/changing.md names is in the tree"
 [ -z "$missing" ] || tap_note "$missing"
 tap_done
