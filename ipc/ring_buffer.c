@@ -1,9 +1,15 @@
 /* ring_buffer.c - the circular allocator.
  *
- * Both counters run freely (64 bits never wrap); position = counter mod
- * capacity. An allocation that would cross the end starts at 0 instead and pays
- * for the bytes skipped, which are fewer than its own: with half the capacity
- * as the limit, an empty ring buffer always has room.
+ * Both counters run freely (64 bits never wrap); position = (counter - origin)
+ * mod capacity. An allocation that would cross the end starts at 0 instead and
+ * pays for the bytes skipped, which are fewer than its own: with half the
+ * capacity as the limit, an empty ring buffer always has room.
+ *
+ * Whoever finds it empty moves the origin to the tail: then nothing is between
+ * the two counters whose position could change, no byte is skipped, and a
+ * buffer that is nearly always empty keeps to its first pages instead of
+ * walking through (and taking) all of them. Only the producer computes
+ * positions, the consumer is told them: the origin is the producer's alone.
  *
  * E1 the ring's publish --its tail--> the ring's peek: bytes written before
  *    they are announced. The tail here therefore needs no order of its own.
@@ -38,6 +44,7 @@ enum status ring_buffer_init(void *mem, size_t capacity, uint32_t generation)
     /* relaxed: nobody is attached, and the way the segment is handed over orders it */
     atomic_store_explicit(&shared->tail, 0, memory_order_relaxed);
     atomic_store_explicit(&shared->head, 0, memory_order_relaxed);
+    shared->origin = 0;
     return STATUS_OK;
 }
 
@@ -68,7 +75,7 @@ enum status ring_buffer_alloc(struct ring_buffer *a, size_t bytes, uint64_t *off
     /* relaxed: tail is ours */
     uint64_t tail = atomic_load_explicit(&a->shared->tail, memory_order_relaxed);
     uint64_t head = atomic_load_explicit(&a->shared->head, memory_order_acquire); /* E2 */
-    uint64_t position = tail % a->capacity, length, start = tail;
+    uint64_t position, length, start = tail;
 
     if (bytes > a->capacity / 2)
         return log_fail(STATUS_INVALID,
@@ -76,6 +83,9 @@ enum status ring_buffer_alloc(struct ring_buffer *a, size_t bytes, uint64_t *off
             "less at a time or make it larger",
             bytes, (unsigned long long)a->capacity / 2, (unsigned long long)a->capacity);
     length = rounded(bytes, RING_BUFFER_ALIGN);
+    if (head == tail)
+        a->shared->origin = tail;
+    position = (tail - a->shared->origin) % a->capacity;
     if (length > a->capacity - position) {
         start = tail + (a->capacity - position);
         position = 0;

@@ -4,7 +4,8 @@
  * Memory:   `struct ring_buffer_shared` in a segment, initialised once, no pointers;
  *           `struct ring_buffer` is one process's end, local memory. One producer,
  *           one consumer, first in first out: releasing an allocation's `end`
- *           releases everything allocated before it.
+ *           releases everything allocated before it. A page is touched only when
+ *           it is used: what finds the buffer empty begins at its first byte again.
  * Blocking: never, no system call; to sleep while there is no room see doorbell.h.
  * Order:    the ring's publish makes the bytes visible. Reserve the ring slot
  *           first, then allocate: what is allocated and never sent stays taken
@@ -26,6 +27,8 @@ struct ring_buffer_shared {
     uint32_t magic, generation;         /* ring_buffer_init() writes, before sharing */
     uint64_t capacity;                  /* ring_buffer_init() writes, before sharing */
     _Alignas(64) _Atomic uint64_t tail; /* producer writes: bytes ever allocated */
+    uint64_t origin;                    /* producer writes, alone reads: the tail that last was at
+                                         * offset 0 because all had been released */
     _Alignas(64) _Atomic uint64_t head; /* consumer writes: bytes ever released */
     _Alignas(64) unsigned char data[];
 };
@@ -49,7 +52,8 @@ enum status ring_buffer_attach(void *mem, size_t available, uint32_t generation,
 
 /* Producer. `bytes` in one piece at *offset (a multiple of 64); *end is what
  * the consumer releases. OK; AGAIN when there is no room now; INVALID for more
- * than half the capacity, which might never fit. Zero bytes are allowed. */
+ * than half the capacity, which might never fit. Zero bytes are allowed. An
+ * empty buffer has room and gives offset 0. */
 enum status ring_buffer_alloc(struct ring_buffer *a, size_t bytes, uint64_t *offset, uint64_t *end);
 
 /* Consumer. Everything allocated before `end` may be overwritten. INVALID for

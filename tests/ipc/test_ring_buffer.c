@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "ipc/ring_buffer.h"
 #include "ipc/ring.h"
@@ -184,6 +185,131 @@ static void header_that_lies_is_refused(void **state)
     assert_int_equal(ring_buffer_init((char *)shared + 8, 128, 1), STATUS_INVALID);
 }
 
+/* ---- which bytes are used ---- */
+
+static void empty_ring_buffer_begins_at_its_first_byte(void **state)
+{
+    struct ends *e = *state;
+    uint64_t offset, first, second;
+
+    assert_int_equal(ring_buffer_alloc(&e->producer, 300, &offset, &first), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 1, &offset, &second), STATUS_OK);
+    assert_int_equal(offset, 320);
+    assert_int_equal(ring_buffer_release(&e->consumer, first), STATUS_OK);
+    assert_int_equal(ring_buffer_alloc(&e->producer, 1, &offset, &second), STATUS_OK);
+    assert_int_equal(offset, 384); /* one is still there */
+    assert_int_equal(ring_buffer_release(&e->consumer, second), STATUS_OK);
+    for (int i = 0; i < 16; i++) { /* nothing was skipped: all of it is room */
+        assert_int_equal(ring_buffer_alloc(&e->producer, 64, &offset, &second), STATUS_OK);
+        assert_int_equal(offset, 64 * i);
+    }
+    assert_int_equal(ring_buffer_alloc(&e->producer, 64, &offset, &second), STATUS_AGAIN);
+}
+
+static size_t resident_pages(const struct segment *s)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (s->bytes + page - 1) / page, n = 0;
+    unsigned char *there = malloc(pages);
+
+    assert_non_null(there);
+    assert_int_equal(mincore(s->base, s->bytes, there), 0);
+    for (size_t i = 0; i < pages; i++)
+        n += there[i] & 1;
+    free(there);
+    return n;
+}
+
+static void small_messages_through_an_empty_ring_buffer_take_few_pages(void **state)
+{
+    const size_t capacity = 64 << 20;
+    struct ring_buffer producer, consumer;
+    uint64_t seed = test_seed(), offset, end;
+    struct views v;
+
+    (void)state;
+    views_open(&v, ring_buffer_bytes(capacity));
+    assert_int_equal(ring_buffer_init(v.a.base, capacity, GENERATION), STATUS_OK);
+    assert_int_equal(ring_buffer_attach(v.a.base, v.a.bytes, GENERATION, &producer), STATUS_OK);
+    assert_int_equal(ring_buffer_attach(v.b.base, v.b.bytes, GENERATION, &consumer), STATUS_OK);
+    for (int i = 0; i < 10000; i++) {
+        size_t bytes = 1 + test_random(&seed) % 8192;
+
+        assert_int_equal(ring_buffer_alloc(&producer, bytes, &offset, &end), STATUS_OK);
+        memset(ring_buffer_at(&producer, offset, bytes), 1, bytes);
+        assert_int_equal(ring_buffer_release(&consumer, end), STATUS_OK);
+    }
+    assert_in_range(resident_pages(&v.a), 1, 3); /* the header, and what 8 KiB lie on */
+    views_close(&v);
+}
+
+enum { ACTS = 200000, OUTSTANDING = 40 };
+
+/* What was sent and not yet released, oldest first. */
+struct reference {
+    struct {
+        uint64_t offset, bytes, end;
+        unsigned char mark;
+    } sent[OUTSTANDING];
+    int n;
+};
+
+/* What has no bytes is in nobody's way. */
+static void check_apart(const struct reference *r, uint64_t offset, uint64_t bytes)
+{
+    for (int i = 0; i < r->n; i++)
+        assert_true(bytes == 0 || r->sent[i].bytes == 0 ||
+                    offset + bytes <= r->sent[i].offset ||
+                    r->sent[i].offset + r->sent[i].bytes <= offset);
+}
+
+static void send_random(struct ends *e, struct reference *r, uint64_t random)
+{
+    uint64_t bytes = random % (CAPACITY / 2 >> random / 4096 % 6), offset, end;
+    enum status s = ring_buffer_alloc(&e->producer, bytes, &offset, &end);
+
+    if (s == STATUS_AGAIN)
+        assert_true(r->n > 0);
+    if (s == STATUS_AGAIN)
+        return;
+    assert_int_equal(s, STATUS_OK);
+    assert_true(r->n > 0 || offset == 0);
+    check_apart(r, offset, bytes);
+    r->sent[r->n].offset = offset;
+    r->sent[r->n].bytes = bytes;
+    r->sent[r->n].end = end;
+    r->sent[r->n].mark = (unsigned char)(random >> 32);
+    memset(ring_buffer_at(&e->producer, offset, bytes), r->sent[r->n].mark, bytes);
+    r->n++;
+}
+
+static void receive_first(struct ends *e, struct reference *r)
+{
+    const unsigned char *got =
+        ring_buffer_at(&e->consumer, r->sent[0].offset, r->sent[0].bytes);
+
+    for (uint64_t i = 0; i < r->sent[0].bytes; i++)
+        assert_int_equal(got[i], r->sent[0].mark);
+    assert_int_equal(ring_buffer_release(&e->consumer, r->sent[0].end), STATUS_OK);
+    memmove(r->sent, r->sent + 1, (size_t)--r->n * sizeof(r->sent[0]));
+}
+
+/* Phases that fill it and phases that drain it: it is full and empty again and again. */
+static void what_is_not_released_is_never_given_again(void **state)
+{
+    struct reference r = {.n = 0};
+    uint64_t seed = test_seed();
+
+    for (int i = 0; i < ACTS; i++) {
+        uint64_t random = test_random(&seed);
+        bool sends = random % 8 < (i / 64 % 2 ? 6 : 2);
+
+        if (sends && r.n < OUTSTANDING)
+            send_random(*state, &r, random / 8);
+        else if (r.n > 0)
+            receive_first(*state, &r);
+    }
+}
+
 /* ---- with a ring, both ends at once ---- */
 
 enum { MESSAGES = 10000, RING_SLOTS = 16 };
@@ -356,6 +482,9 @@ int main(void)
         ON_A_RING_BUFFER(later_end_releases_all_before_it),
         ON_A_RING_BUFFER(nothing_can_be_allocated_too),
         ON_A_RING_BUFFER(header_that_lies_is_refused),
+        ON_A_RING_BUFFER(empty_ring_buffer_begins_at_its_first_byte),
+        cmocka_unit_test(small_messages_through_an_empty_ring_buffer_take_few_pages),
+        ON_A_RING_BUFFER(what_is_not_released_is_never_given_again),
         cmocka_unit_test(threads_exchange_payloads_of_any_length),
         cmocka_unit_test(processes_exchange_payloads_of_any_length),
     };
