@@ -81,6 +81,24 @@ static void drain(struct shared *g, uint32_t reader, uint32_t from, uint32_t to)
     assert_int_equal(receive(&g->reader, reader, &got), STATUS_AGAIN);
 }
 
+static void slots_are_aligned_to_8_bytes(void **state)
+{
+    _Alignas(64) static unsigned char mem[4096];
+    struct broadcast_ring f;
+    void *slot;
+
+    (void)state;
+    for (uint32_t slot_bytes = 1; slot_bytes <= 17; slot_bytes++) {
+        assert_int_equal(broadcast_ring_init(mem, SLOTS, slot_bytes, 0, GENERATION), STATUS_OK);
+        assert_int_equal(broadcast_ring_attach(mem, sizeof(mem), GENERATION, &f), STATUS_OK);
+        for (int i = 0; i < SLOTS; i++) {
+            assert_int_equal(broadcast_ring_reserve(&f, &slot), STATUS_OK);
+            assert_int_equal((uintptr_t)slot % 8, 0);
+            broadcast_ring_publish(&f);
+        }
+    }
+}
+
 static void every_reader_gets_every_message(void **state)
 {
     struct shared *g = *state;
@@ -342,6 +360,7 @@ static void sixteen_processes_read_20000(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(slots_are_aligned_to_8_bytes),
         ON_A_GROUP(every_reader_gets_every_message),
         ON_A_GROUP(slowest_reader_holds_the_writer_back),
         ON_A_GROUP(late_writer_of_a_full_ring_finds_it_full),

@@ -130,6 +130,58 @@ static void cancel_wins_over_a_completion_under_way(void **state)
     everything_close(&e);
 }
 
+struct canceller {
+    struct loop_op op;
+    struct loop *loop;
+    struct loop_op *victim; /* NULL: itself */
+    int data, cancelled;
+};
+
+static void cancel_victim(struct loop_op *op, int64_t result)
+{
+    struct canceller *c = op->context;
+
+    if (result == -ECANCELED) {
+        c->cancelled++;
+        return;
+    }
+    c->data++;
+    loop_cancel(c->loop, c->victim != NULL ? c->victim : op);
+}
+
+/* The bell's completion comes first; the accept's is there by then, with its descriptor. */
+static void connection_of_an_accept_cancelled_before_its_turn_is_let_go(void **state)
+{
+    struct loop *loop = row_loop(state);
+    int bell = eventfd(0, EFD_CLOEXEC), client, listener, before;
+    struct canceller c = {.loop = loop};
+    struct sockaddr_un name;
+    socklen_t bytes;
+    struct probe accepts;
+
+    listener = listen_at(&name, &bytes);
+    probe_init(&accepts);
+    c.op = (struct loop_op){.done = cancel_victim, .context = &c};
+    c.victim = &accepts.op;
+    loop_bell(loop, &c.op, bell);
+    loop_accept(loop, &accepts.op, listener);
+    turn_until_quiet(loop);
+    before = open_fds();
+    ring_bell(bell);
+    client = connect_to(&name, bytes);
+    turn_until_final(loop, &accepts.op);
+    assert_int_equal(c.data, 1);
+    assert_int_equal(accepts.calls, 1);
+    assert_int_equal(accepts.last, -ECANCELED);
+    assert_int_equal(open_fds(), before + 1);
+    c.victim = NULL;
+    loop_cancel(loop, &c.op);
+    turn_until_final(loop, &c.op);
+    close(client);
+    close(listener);
+    close(bell);
+}
+
 /* Every other op completes once and is final; its cancel comes in the same turn. */
 static void cancel_of_a_finished_op_is_its_only_completion(void **state)
 {
@@ -152,24 +204,6 @@ static void cancel_of_a_finished_op_is_its_only_completion(void **state)
     close_pair(pair);
 }
 
-struct canceller {
-    struct loop_op op;
-    struct loop *loop;
-    int data, cancelled;
-};
-
-static void cancel_own_op(struct loop_op *op, int64_t result)
-{
-    struct canceller *c = op->context;
-
-    if (result == -ECANCELED) {
-        c->cancelled++;
-        return;
-    }
-    c->data++;
-    loop_cancel(c->loop, op);
-}
-
 static void op_may_cancel_itself(void **state)
 {
     struct loop *loop = row_loop(state);
@@ -178,8 +212,8 @@ static void op_may_cancel_itself(void **state)
     static char bytes[150000];
 
     stream_pair(pair, 0);
-    recv_op.op = (struct loop_op){.done = cancel_own_op, .context = &recv_op};
-    bell_op.op = (struct loop_op){.done = cancel_own_op, .context = &bell_op};
+    recv_op.op = (struct loop_op){.done = cancel_victim, .context = &recv_op};
+    bell_op.op = (struct loop_op){.done = cancel_victim, .context = &bell_op};
     assert_int_equal(write(pair[1], bytes, sizeof(bytes)), sizeof(bytes));
     ring_bell(bell);
     loop_recv(loop, &recv_op.op, pair[0]);
@@ -269,6 +303,34 @@ static void reused_descriptor_number_is_a_new_file(void **state)
     assert_int_equal(p.finals, 50);
 }
 
+/* Closed too early, while another process still holds the file: what comes there is not of the
+ * file that has the number now. */
+static void event_of_a_closed_file_is_not_of_the_next_with_its_number(void **state)
+{
+    struct loop *loop = row_loop(state);
+    int fd = eventfd(0, EFD_CLOEXEC), kept = dup(fd), next;
+    struct probe p;
+
+    probe_init(&p);
+    loop_poll_once(loop, &p.op, fd);
+    turn_until_quiet(loop);
+    close(fd);
+    loop_cancel(loop, &p.op);
+    turn_until_final(loop, &p.op);
+    next = eventfd(0, EFD_CLOEXEC);
+    assert_int_equal(next, fd);
+    probe_init(&p);
+    loop_poll_once(loop, &p.op, next);
+    ring_bell(kept);
+    assert_int_equal(loop_turn(loop, 5 * MS), STATUS_AGAIN);
+    assert_int_equal(p.calls, 0);
+    ring_bell(next);
+    turn_until_final(loop, &p.op);
+    assert_int_equal(p.last, 0);
+    close(next);
+    close(kept);
+}
+
 static void arming_an_active_op_changes_nothing(void **state)
 {
     struct loop *loop = row_loop(state);
@@ -352,9 +414,11 @@ static void op_armed_while_closing_stays_inactive(void **state)
     ON_ROW(row, cancel_before_the_first_turn_ends_once), ON_ROW(row, cancel_in_flight_ends_once),  \
         ON_ROW(row, cancelled_ops_may_be_armed_again),                                             \
         ON_ROW(row, cancel_wins_over_a_completion_under_way),                                      \
+        ON_ROW(row, connection_of_an_accept_cancelled_before_its_turn_is_let_go),                  \
         ON_ROW(row, cancel_of_a_finished_op_is_its_only_completion),                               \
         ON_ROW(row, op_may_cancel_itself), ON_ROW(row, final_completion_may_free_the_op),          \
         ON_ROW(row, reused_descriptor_number_is_a_new_file),                                       \
+        ON_ROW(row, event_of_a_closed_file_is_not_of_the_next_with_its_number),                    \
         ON_ROW(row, arming_an_active_op_changes_nothing),                                          \
         ON_ROW(row, turn_from_a_completion_is_refused),                                            \
         ON_ROW(row, close_cancels_what_is_outstanding),                                            \
