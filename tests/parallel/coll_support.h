@@ -1,4 +1,5 @@
-/* coll_support.h - ranks that are forked processes, with threads, for the tests of src/parallel.
+/* coll_support.h - ranks that are forked processes, with threads, for the tests of src/parallel;
+ * or, where the thread sanitizer shall see them, threads of one process.
  *
  * A body is run by every thread of every rank and returns whether all was well;
  * it must not assert (it runs in a child). Each rank makes its inputs from
@@ -197,6 +198,38 @@ static inline void world_run(struct world *w, bool (*body)(struct team *, int))
         pids[r] = rank_start(w, r, body);
     for (int r = 0; r < w->options.size; r++)
         child_must_succeed(pids[r]);
+}
+
+struct rank_thread {
+    struct world world; /* its own copy, as a forked rank has one */
+    int rank;
+    bool (*body)(struct team *, int);
+    bool good;
+};
+
+static inline void *rank_thread_run(void *context)
+{
+    struct rank_thread *r = context;
+
+    r->good = team_live(&r->world, r->rank, r->body);
+    return NULL;
+}
+
+/* All ranks of a new world in this process: what they share is one mapping. A body that is not
+ * well ends the process. */
+static inline void world_run_in_threads(struct world *w, bool (*body)(struct team *, int))
+{
+    struct rank_thread ranks[MOST_RANKS];
+    pthread_t threads[MOST_RANKS];
+
+    for (int r = 0; r < w->options.size; r++) {
+        ranks[r] = (struct rank_thread){.world = *w, .rank = r, .body = body};
+        assert_int_equal(pthread_create(&threads[r], NULL, rank_thread_run, &ranks[r]), 0);
+    }
+    for (int r = 0; r < w->options.size; r++)
+        pthread_join(threads[r], NULL);
+    for (int r = 0; r < w->options.size; r++)
+        assert_true(ranks[r].good);
 }
 
 /* Ranks 2 to 4, threads 1 and 2. */

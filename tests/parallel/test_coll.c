@@ -1,17 +1,23 @@
 /* test_coll.c - every collective of every algorithm, between forked ranks with threads.
  *
+ * And between ranks that are threads of one process: the thread sanitizer sees
+ * what they share, which it does not between processes.
+ *
  * The mixed test draws operation, algorithm and shape at random, all ranks and
  * threads alike from one printed seed, and compares each result bit for bit
  * with a straight computation. */
 #include "tests/parallel/coll_support.h"
 
-enum { MIXED_CALLS = 2000, MOST_ROWS = 60 };
+enum { MIXED_CALLS = 2000, SHARED_CALLS = 400, MOST_ROWS = 60, MOST_ROW_BYTES = 32 };
 
-/* One rank's buffers: thread 0 fills and checks, all threads call. */
-static struct {
+/* A rank's buffers: thread 0 fills and checks, all threads call. */
+struct buffers {
     float x[MOST_FLOATS + 1], y[MOST_FLOATS], out[MOST_RANKS * MOST_ROWS * ROW_FLOATS + 1];
     float w[MOST_FLOATS], want_x[MOST_FLOATS], want[MOST_FLOATS];
-} data;
+    unsigned char part[GATHER_BYTES], parts[MOST_RANKS * GATHER_BYTES];
+};
+static struct buffers buffers[MOST_RANKS];
+static _Thread_local struct buffers *data;
 
 /* What a call is, the same on every rank and thread. */
 struct call {
@@ -41,11 +47,11 @@ static void fill(struct team *t, const struct call *c)
     size_t n = c->rows * c->cols;
 
     for (size_t i = 0; i < n; i++) {
-        data.x[i] = input(t->rank, c->number, i);
-        data.y[i] = data.x[i];
-        data.out[i] = -1;
+        data->x[i] = input(t->rank, c->number, i);
+        data->y[i] = data->x[i];
+        data->out[i] = -1;
     }
-    data.x[n] = data.out[n] = -1;
+    data->x[n] = data->out[n] = -1;
 }
 
 /* Sums and maxima --------------------------------------------------------------------------- */
@@ -62,10 +68,10 @@ static float wanted_max(int size, int call, size_t i)
 static bool right_x(struct team *t, const struct call *c, size_t from, size_t to)
 {
     for (size_t i = from; i < to; i++)
-        if (!same_bits(data.x[i], c->op == COLL_MAX_REDUCE ? wanted_max(t->size, c->number, i)
+        if (!same_bits(data->x[i], c->op == COLL_MAX_REDUCE ? wanted_max(t->size, c->number, i)
                                                            : wanted_sum(t->size, c->number, i)))
             return false;
-    return data.x[c->rows * c->cols] == -1; /* nothing behind it is touched */
+    return data->x[c->rows * c->cols] == -1; /* nothing behind it is touched */
 }
 
 static bool reduces(struct team *t, int thread, const struct call *c)
@@ -73,8 +79,8 @@ static bool reduces(struct team *t, int thread, const struct call *c)
     const struct comm_row *row = c->comm->row;
     size_t n = c->rows * c->cols;
     enum status s = c->op == COLL_ALL_REDUCE
-                        ? row->all_reduce_f32(c->comm, thread, t->threads, data.x, n)
-                        : row->max_reduce_f32(c->comm, thread, t->threads, data.x, n);
+                        ? row->all_reduce_f32(c->comm, thread, t->threads, data->x, n)
+                        : row->max_reduce_f32(c->comm, thread, t->threads, data->x, n);
 
     pthread_barrier_wait(&t->barrier);
     return s == STATUS_OK && (thread != 0 || right_x(t, c, 0, n));
@@ -84,7 +90,7 @@ static bool scatters_sums(struct team *t, int thread, const struct call *c)
 {
     struct comm_rows own = comm_own_rows(c->rows, t->rank, t->size);
     enum status s =
-        c->comm->row->reduce_scatter_rows(c->comm, thread, t->threads, data.x, c->rows, c->cols);
+        c->comm->row->reduce_scatter_rows(c->comm, thread, t->threads, data->x, c->rows, c->cols);
 
     pthread_barrier_wait(&t->barrier);
     return s == STATUS_OK && (thread != 0 || right_x(t, c, own.first * c->cols,
@@ -97,17 +103,17 @@ static void fill_norm(struct team *t, const struct call *c)
     size_t n = c->rows * c->cols;
 
     for (size_t i = 0; i < n; i++) {
-        data.x[i] = data.want_x[i] = input(99, c->number, i);
-        data.want[i] = wanted_sum(t->size, c->number, i);
+        data->x[i] = data->want_x[i] = input(99, c->number, i);
+        data->want[i] = wanted_sum(t->size, c->number, i);
     }
     for (size_t i = 0; i < c->cols; i++)
-        data.w[i] = (float)i * 0.25f - 3;
+        data->w[i] = (float)i * 0.25f - 3;
 }
 
 static bool fuses(struct team *t, int thread, const struct call *c)
 {
     size_t n = c->rows * c->cols;
-    struct fused_norm_args a = {.out = data.out, .x = data.x, .y = data.y, .w = data.w,
+    struct fused_norm_args a = {.out = data->out, .x = data->x, .y = data->y, .w = data->w,
         .eps = 1e-6f, .rows = c->rows, .cols = c->cols};
     enum status s;
 
@@ -118,14 +124,14 @@ static bool fuses(struct team *t, int thread, const struct call *c)
     pthread_barrier_wait(&t->barrier);
     if (s == STATUS_UNSUPPORTED) /* too few rows to share out; nothing was done */
         return c->comm == t->algorithms[COLL_SHM_TWOSHOT] && c->rows < (size_t)t->size &&
-               same_bits(data.x[0], input(99, c->number, 0));
+               same_bits(data->x[0], input(99, c->number, 0));
     if (s != STATUS_OK || thread != 0)
         return s == STATUS_OK;
     /* the plain way: sum, then the norm's own row */
-    add_and_norm(data.y, data.want_x, data.want, data.w, a.eps, (uint32_t)c->cols, 0,
+    add_and_norm(data->y, data->want_x, data->want, data->w, a.eps, (uint32_t)c->cols, 0,
         (uint32_t)c->rows);
-    return memcmp(data.x, data.want_x, n * sizeof(float)) == 0 &&
-           memcmp(data.out, data.y, n * sizeof(float)) == 0 && data.out[n] == -1;
+    return memcmp(data->x, data->want_x, n * sizeof(float)) == 0 &&
+           memcmp(data->out, data->y, n * sizeof(float)) == 0 && data->out[n] == -1;
 }
 
 /* Gathers of every thread ------------------------------------------------------------------- */
@@ -139,15 +145,15 @@ static bool gathers_rows_of_all(struct team *t, int thread, const struct call *c
             struct comm_rows own = comm_own_rows(c->rows, t->rank, t->size);
             bool ours = i / c->cols >= own.first && i / c->cols < own.first + own.count;
 
-            data.x[i] = ours ? input(7, c->number, i) : -2;
+            data->x[i] = ours ? input(7, c->number, i) : -2;
         }
     pthread_barrier_wait(&t->barrier);
-    s = c->comm->row->all_gather_rows(c->comm, thread, t->threads, data.x, c->rows, c->cols);
+    s = c->comm->row->all_gather_rows(c->comm, thread, t->threads, data->x, c->rows, c->cols);
     pthread_barrier_wait(&t->barrier);
     for (size_t i = 0; thread == 0 && i < c->rows * c->cols; i++)
-        if (!same_bits(data.x[i], input(7, c->number, i)))
+        if (!same_bits(data->x[i], input(7, c->number, i)))
             return false;
-    return s == STATUS_OK && data.x[c->rows * c->cols] == -1;
+    return s == STATUS_OK && data->x[c->rows * c->cols] == -1;
 }
 
 /* Two parts, of uneven widths, the second overlapping on neighbours; one column of nobody. */
@@ -178,14 +184,14 @@ static float cell(const struct call *c, size_t row, uint32_t col)
 
 static void fill_columns(const struct call *c, const struct column_map *m, int rank)
 {
-    float *to = data.y;
+    float *to = data->y;
 
     for (size_t row = 0; row < c->rows; row++)
         for (int p = 0; p < m->n_parts; p++)
             for (uint32_t i = 0; i < m->parts[p].count[rank]; i++)
                 *to++ = cell(c, row, m->parts[p].at + m->parts[p].first[rank] + i);
     for (size_t i = 0; i < c->rows * m->cols; i++)
-        data.out[i] = -1;
+        data->out[i] = -1;
 }
 
 static bool right_columns(const struct call *c, const struct column_map *m)
@@ -194,7 +200,7 @@ static bool right_columns(const struct call *c, const struct column_map *m)
         for (uint32_t col = 0; col < m->cols; col++) {
             bool nobodys = col == m->parts[1].at - 1;
 
-            if (!same_bits(data.out[row * m->cols + col], nobodys ? -1 : cell(c, row, col)))
+            if (!same_bits(data->out[row * m->cols + col], nobodys ? -1 : cell(c, row, col)))
                 return false;
         }
     return true;
@@ -211,7 +217,7 @@ static bool gathers_columns(struct team *t, int thread, struct call *c)
     if (thread == 0)
         fill_columns(c, &m, t->rank);
     pthread_barrier_wait(&t->barrier);
-    s = c->comm->row->all_gather_cols(c->comm, thread, t->threads, data.y, mine, data.out, c->rows,
+    s = c->comm->row->all_gather_cols(c->comm, thread, t->threads, data->y, mine, data->out, c->rows,
         &m);
     pthread_barrier_wait(&t->barrier);
     return s == STATUS_OK && (thread != 0 || right_columns(c, &m));
@@ -226,7 +232,7 @@ static unsigned char byte_of(int rank, int call, size_t i)
 
 static bool gathers_bytes(struct team *t, const struct call *c)
 {
-    static unsigned char mine[GATHER_BYTES], all[MOST_RANKS * GATHER_BYTES];
+    unsigned char *mine = data->part, *all = data->parts;
     size_t n = c->rows * c->cols % (GATHER_BYTES + 1);
 
     for (size_t i = 0; i < n; i++)
@@ -244,7 +250,7 @@ static bool gathers_bytes(struct team *t, const struct call *c)
 static bool gathers_rows_at_root(struct team *t, const struct call *c)
 {
     static const size_t widths[MOST_RANKS] = {12, 5, 9, 1};
-    static unsigned char mine[MOST_ROWS * 12], out[MOST_ROWS * 32];
+    unsigned char *mine = data->part, *out = data->parts;
     size_t offsets[MOST_RANKS] = {0}, stride = 3;
     int root = c->number % t->size;
 
@@ -252,13 +258,13 @@ static bool gathers_rows_at_root(struct team *t, const struct call *c)
         offsets[r] = r > 0 ? offsets[r - 1] + widths[r - 1] : 0;
         stride += widths[r];
     }
-    memset(out, 0xee, sizeof(out));
+    memset(out, 0xee, MOST_ROWS * MOST_ROW_BYTES);
     for (size_t i = 0; i < c->rows * widths[t->rank]; i++)
         mine[i] = byte_of(t->rank, c->number, i);
     if (c->comm->row->gather_rows(c->comm, root, mine, c->rows, widths, offsets, out, stride) !=
         STATUS_OK)
         return false;
-    for (size_t at = 0; at < sizeof(out); at++) {
+    for (size_t at = 0; at < MOST_ROWS * MOST_ROW_BYTES; at++) {
         size_t row = at / stride, col = at % stride;
         unsigned char want = 0xee;
 
@@ -278,11 +284,11 @@ static bool broadcasts(struct team *t, const struct call *c)
     size_t bytes = c->rows * c->cols * sizeof(float); /* up to five pieces */
 
     for (size_t i = 0; i < bytes; i++)
-        ((unsigned char *)data.x)[i] = t->rank == root ? byte_of(root, c->number, i) : 0;
-    if (c->comm->row->broadcast(c->comm, root, data.x, bytes) != STATUS_OK)
+        ((unsigned char *)data->x)[i] = t->rank == root ? byte_of(root, c->number, i) : 0;
+    if (c->comm->row->broadcast(c->comm, root, data->x, bytes) != STATUS_OK)
         return false;
     for (size_t i = 0; i < bytes; i++)
-        if (((unsigned char *)data.x)[i] != byte_of(root, c->number, i))
+        if (((unsigned char *)data->x)[i] != byte_of(root, c->number, i))
             return false;
     return true;
 }
@@ -306,11 +312,12 @@ static bool makes_call(struct team *t, int thread, struct call *c)
     return false;
 }
 
-static bool makes_all_calls(struct team *t, int thread)
+static bool makes_calls(struct team *t, int thread, int calls)
 {
     uint64_t random = t->w->seed;
 
-    for (int i = 0; i < MIXED_CALLS; i++) {
+    data = &buffers[t->rank];
+    for (int i = 0; i < calls; i++) {
         struct call c = draw_call(t, i, &random);
 
         if (thread == 0)
@@ -324,6 +331,16 @@ static bool makes_all_calls(struct team *t, int thread)
         pthread_barrier_wait(&t->barrier);
     }
     return true;
+}
+
+static bool makes_all_calls(struct team *t, int thread)
+{
+    return makes_calls(t, thread, MIXED_CALLS);
+}
+
+static bool makes_shared_calls(struct team *t, int thread)
+{
+    return makes_calls(t, thread, SHARED_CALLS);
 }
 
 static void mixed_calls_give_the_straight_answer_in_every_bit(void **state)
@@ -342,6 +359,24 @@ static void calls_after_measuring_give_it_too(void **state)
     w.seed = test_seed();
     world_run(&w, makes_all_calls);
     segment_close(&w.segment);
+}
+
+/* What one rank writes and another reads is in order: a race shows under the thread sanitizer. */
+static void ranks_that_are_threads_of_one_process_give_it_too(void **state)
+{
+    uint64_t seed = test_seed();
+
+    (void)state;
+    for (int size = 2; size <= MOST_RANKS; size++)
+        for (int threads = 1; threads <= MOST_THREADS; threads++) {
+            struct world w;
+
+            world_open(&w, size, threads);
+            w.seed = seed;
+            w.measure_ns = size == 2 ? LONG_ENOUGH_NS : 0;
+            world_run_in_threads(&w, makes_shared_calls);
+            segment_close(&w.segment);
+        }
 }
 
 /* Without a barrier of its own a rank may be one call ahead of another, over and over. */
@@ -401,6 +436,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mixed_calls_give_the_straight_answer_in_every_bit),
         cmocka_unit_test(calls_after_measuring_give_it_too),
+        cmocka_unit_test(ranks_that_are_threads_of_one_process_give_it_too),
         cmocka_unit_test(many_small_sums_in_a_row_are_right),
         cmocka_unit_test(maximum_of_a_nan_is_nan),
     };
