@@ -1,6 +1,7 @@
 /* test_rendezvous.c - ranks meet, or say who is missing. */
 #include "tests/ipc/ipc_support.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -111,6 +112,36 @@ static void everybody_waits_for_the_late(void **state)
 static void hundreds_of_rounds_stay_in_step(void **state)
 {
     meet(*state, 500, 0);
+}
+
+struct guest_thread {
+    struct guest guest;
+    bool good;
+};
+
+static void *attending_thread(void *context)
+{
+    struct guest_thread *t = context;
+
+    t->good = attend(&t->guest);
+    return NULL;
+}
+
+/* At one address, where the thread sanitizer sees what they share. */
+static void threads_stay_in_step_too(void **state)
+{
+    struct views *v = *state;
+    struct guest_thread guests[RANKS];
+    pthread_t threads[RANKS];
+
+    for (uint32_t i = 0; i < RANKS; i++) {
+        guests[i] = (struct guest_thread){.guest = {.r = view_of(&v->a), .rank = i, .rounds = 200}};
+        assert_int_equal(pthread_create(&threads[i], NULL, attending_thread, &guests[i]), 0);
+    }
+    for (int i = 0; i < RANKS; i++) {
+        pthread_join(threads[i], NULL);
+        assert_true(guests[i].good);
+    }
 }
 
 static void lonely_rank_meets_itself(void **state)
@@ -259,6 +290,7 @@ int main(void)
         IN_A_GROUP(every_rank_sees_every_blob),
         IN_A_GROUP(everybody_waits_for_the_late),
         IN_A_GROUP(hundreds_of_rounds_stay_in_step),
+        IN_A_GROUP(threads_stay_in_step_too),
         cmocka_unit_test(lonely_rank_meets_itself),
         IN_A_GROUP(deadline_names_the_missing_ranks),
         IN_A_GROUP(one_missing_rank_is_named_in_the_singular),
