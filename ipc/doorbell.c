@@ -27,7 +27,7 @@ enum status doorbell_open(struct doorbell_shared *shared, struct doorbell *out)
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
     if (fd < 0)
-        return log_fail(STATUS_IO, "doorbell: eventfd: %s", strerror(errno));
+        return log_call_failed(errno, "eventfd", "no doorbell");
     /* relaxed: nobody is attached yet */
     atomic_store_explicit(&shared->sleeping, 0, memory_order_relaxed);
     *out = (struct doorbell){.shared = shared, .fd = fd};
@@ -108,7 +108,7 @@ enum status doorbell_wait(struct doorbell *d, int death_fd, int timeout_ms)
     if (n == 0 || (n < 0 && errno == EINTR))
         return STATUS_AGAIN;
     if (n < 0)
-        return log_fail(STATUS_IO, "doorbell: poll: %s", strerror(errno));
+        return log_call_failed(errno, "poll", "cannot wait at a doorbell");
     if (fds[1].revents != 0)
         return STATUS_DEAD;
     if ((fds[0].revents & POLLIN) == 0)

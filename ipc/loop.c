@@ -51,6 +51,8 @@ static enum status open_any(struct loop **out)
         }
         log_info("the %s loop is refused here (%s)", rows[i]->name, strerror(-error));
     }
+    if (error == -EPERM || error == -ENOSYS)
+        return log_call_failed(-error, "epoll_create1", "cannot open an event loop");
     return log_fail(error == -ENOMEM ? STATUS_NOMEM : STATUS_IO,
         "cannot open an event loop: %s; check the limits on open files and memory",
         strerror(-error));

@@ -280,7 +280,7 @@ static enum status epoll_turn(struct loop *loop, int64_t timeout_ns)
     if (n == -EINTR)
         return STATUS_OK;
     if (n < 0)
-        return log_fail(STATUS_IO, "epoll refused to wait (%s)", strerror(-n));
+        return log_call_failed(-n, "epoll_wait", "the event loop cannot wait");
     for (int i = 0; i < n; i++)
         fire(e, &events[i]);
     while (!loop_list_empty(&e->fired)) {

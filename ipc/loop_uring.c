@@ -12,6 +12,8 @@
  * one kind of file, falls back per op:
  *   -EINVAL of a multishot request   once more as a single shot, then re-armed
  *   -EAGAIN (a non-blocking file)    wait with a poll request, then once more
+ * A filter may allow a ring to be made and refuse io_uring_enter, with which
+ * alone it is of use: so opening makes one such call, which has nothing to do.
  *
  * Stale pointers: a request's user_data is its op, and a cancel's is the op
  * with bit 0 set. The final completion is delivered only when every request
@@ -173,7 +175,9 @@ static int uring_open(struct loop **out)
     if (error != 0)
         goto err_free;
     error = ring_serves(&u->ring) ? io_uring_ring_dontfork(&u->ring) : -EOPNOTSUPP;
-    if (error != 0)
+    if (error == 0)
+        error = io_uring_get_events(&u->ring); /* io_uring_enter: nothing to submit or wait for */
+    if (error < 0)
         goto err_exit;
     error = buffers_open(u);
     if (error != 0)

@@ -115,10 +115,10 @@ static enum status report_failure(const char *path, struct failure why)
     case AT_EXEC: return log_fail(STATUS_IO, "cannot start %s: %s", path, reason);
     case AT_KEEP_FD:
         return log_fail(STATUS_IO, "cannot start %s: fd %d to pass on: %s", path, why.fd, reason);
-    case AT_CLOSE: return log_fail(STATUS_IO, "cannot start %s: close_range: %s", path, reason);
+    case AT_CLOSE: return log_call_failed(why.error, "close_range", "cannot start %s", path);
     case AT_SIGNALS: return log_fail(STATUS_IO, "cannot start %s: signal mask: %s", path, reason);
     case AT_PARENT:
-        return log_fail(STATUS_IO, "cannot start %s: PR_SET_PDEATHSIG: %s", path, reason);
+        return log_call_failed(why.error, "prctl(PR_SET_PDEATHSIG)", "cannot start %s", path);
     }
     return log_fail(STATUS_IO, "cannot start %s", path);
 }
@@ -196,14 +196,14 @@ static enum status start(const char *path, char *const argv[], const int keep_fd
     spawn.report = pipe_fds[1];
     child = fork_blocked(&spawn);
     if (child < 0) {
-        s = log_fail(STATUS_IO, "cannot start %s: fork: %s", path, strerror(errno));
+        s = log_call_failed(errno, "fork", "cannot start %s", path);
         close(pipe_fds[1]);
         goto err_close_pipe;
     }
     close(pipe_fds[1]);
     child_fd = pidfd_open(child, 0);
     if (child_fd < 0) {
-        s = log_fail(STATUS_IO, "cannot start %s: pidfd_open: %s", path, strerror(errno));
+        s = log_call_failed(errno, "pidfd_open", "cannot start %s", path);
         goto err_bury;
     }
     s = hear_from(pipe_fds[0], path);
@@ -264,9 +264,33 @@ const char *proc_describe(struct proc_exit how, char *text, size_t bytes)
     return text;
 }
 
+/* Where a filter refuses pidfd_send_signal. A child keeps its number until it is reaped, and then
+ * its pidfd has none. */
+static int signal_by_number(int pidfd, int signal_number)
+{
+    char path[64], line[128];
+    int pid = -1;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
+    f = fopen(path, "re");
+    if (f == NULL)
+        return -1;
+    while (pid < 0 && fgets(line, sizeof(line), f) != NULL)
+        if (sscanf(line, "Pid: %d", &pid) != 1)
+            pid = -1;
+    fclose(f);
+    errno = ESRCH;
+    return pid > 0 ? kill(pid, signal_number) : -1;
+}
+
 enum status proc_signal(int pidfd, int signal_number)
 {
-    if (pidfd_send_signal(pidfd, signal_number, NULL, 0) == 0)
+    int sent = pidfd_send_signal(pidfd, signal_number, NULL, 0);
+
+    if (sent != 0 && (errno == EPERM || errno == ENOSYS))
+        sent = signal_by_number(pidfd, signal_number);
+    if (sent == 0)
         return STATUS_OK;
     if (errno == ESRCH)
         return STATUS_CLOSED;

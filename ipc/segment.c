@@ -60,7 +60,7 @@ enum status segment_reserve(const char *name, int *out)
     int fd = open_memfd(name);
 
     if (fd < 0)
-        return log_fail(STATUS_IO, "shared memory %s: memfd_create: %s", name, strerror(errno));
+        return log_call_failed(errno, "memfd_create", "no shared memory for %s", name);
     *out = fd;
     return STATUS_OK;
 }

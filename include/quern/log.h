@@ -45,6 +45,12 @@ void log_message(enum log_level level, const char *format, ...)
 enum status log_fail(enum status s, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* The same for a system call that failed with errno `error`, and what cannot be done therefore:
+ * "cannot start PROGRAM: pidfd_open: Operation not permitted" and, where it was refused rather
+ * than that it failed, who refuses it. Returns STATUS_IO. */
+enum status log_call_failed(int error, const char *call, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
 /* The calling thread's last error line, "" if none. */
 const char *log_last_error(void);
 

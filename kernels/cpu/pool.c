@@ -144,10 +144,12 @@ static enum status start(struct pool *p, int first_cpu)
 
         *w = (struct worker){.pool = p, .number = i, .cpu = first_cpu + i};
         error = pthread_create(&w->handle, NULL, thread_main, w);
-        if (error != 0)
-            return log_fail(error == EAGAIN ? STATUS_NOMEM : STATUS_IO,
+        if (error == EAGAIN)
+            return log_fail(STATUS_NOMEM,
                 "cannot start thread %d of %d: %s; use fewer --threads", i, p->threads,
                 strerror(error));
+        if (error != 0)
+            return log_call_failed(error, "clone3", "cannot start thread %d of %d", i, p->threads);
         p->started++;
         snprintf(name, sizeof(name), "quern/%d", i);
         pthread_setname_np(w->handle, name);

@@ -1,9 +1,22 @@
-/* cores.c - counting cores with hwloc, and by the affinity mask where hwloc cannot. */
+/* cores.c - counting cores with hwloc, and by the affinity mask where hwloc cannot.
+ *
+ * Some sandboxes refuse sched_getaffinity. Then hwloc is not asked: it takes every refusal for a
+ * mask that was too small, and tries ever larger ones for ever. */
 #include "base/cores.h"
 
+#include <errno.h>
 #include <hwloc.h>
 #include <sched.h>
 #include <stddef.h>
+#include <unistd.h>
+
+/* EINVAL: more CPUs than a cpu_set_t has room for, which hwloc can handle. */
+static bool mask_refused(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) != 0 && errno != EINVAL;
+}
 
 static void only_cores(hwloc_topology_t t)
 {
@@ -16,7 +29,7 @@ struct hwloc_topology *cores_topology(enum cores_detail detail)
     static const char *const gpu_components[] = {"cuda", "nvml", "opencl"};
     hwloc_topology_t t;
 
-    if (hwloc_topology_init(&t) != 0)
+    if (mask_refused() || hwloc_topology_init(&t) != 0)
         return NULL;
     if (detail == CORES_ALONE)
         only_cores(t);
@@ -38,13 +51,23 @@ static struct {
     int n, cpu[MOST_CORES];
 } cores;
 
+/* All CPUs that are on, as if they were 0 and up. */
+static void fill_online(cpu_set_t *set)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+    CPU_ZERO(set);
+    for (long cpu = 0; cpu < n && cpu < CPU_SETSIZE; cpu++)
+        CPU_SET((size_t)cpu, set);
+}
+
 /* Every CPU of the mask for a core, where hwloc fails. */
 static void from_mask(void)
 {
     cpu_set_t set;
 
     if (sched_getaffinity(0, sizeof(set), &set) != 0)
-        CPU_ZERO(&set);
+        fill_online(&set);
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET((size_t)cpu, &set))
             cores.cpu[cores.n++] = cpu;
@@ -71,6 +94,11 @@ int cores_usable(void)
     if (cores.n == 0)
         find_cores();
     return cores.n;
+}
+
+bool cores_guessed(void)
+{
+    return mask_refused();
 }
 
 int cores_cpu(int i)

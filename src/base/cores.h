@@ -5,10 +5,15 @@
 #ifndef QUERN_BASE_CORES_H
 #define QUERN_BASE_CORES_H
 
+#include <stdbool.h>
+
 struct hwloc_topology;
 
 /* At least 1. Asked once, then remembered; not to be called first by two threads at once. */
 int cores_usable(void);
+
+/* Whether sched_getaffinity is refused: then all CPUs that are on count as cores. */
+bool cores_guessed(void);
 
 /* The first CPU of core i, counted modulo cores_usable(). */
 int cores_cpu(int i);
@@ -20,7 +25,7 @@ void cores_stand_on(int i);
 
 /* hwloc's picture of what this process may use: cores alone, or everything. Its components that
  * look for GPUs are off: they would open drivers in processes that must never do so. NULL when
- * hwloc fails; the caller destroys it (hwloc_topology_destroy). */
+ * hwloc fails or sched_getaffinity is refused; the caller destroys it (hwloc_topology_destroy). */
 enum cores_detail { CORES_ALONE, CORES_AND_REST };
 struct hwloc_topology *cores_topology(enum cores_detail detail);
 

@@ -4,6 +4,7 @@
  * that running out of memory can still be reported. */
 #include "quern/log.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -117,6 +118,20 @@ enum status log_fail(enum status s, const char *format, ...)
     va_end(args);
     deliver(LOG_LEVEL_ERROR, last_error);
     return s;
+}
+
+enum status log_call_failed(int error, const char *call, const char *format, ...)
+{
+    bool refused = error == EPERM || error == ENOSYS || error == EACCES;
+    char what[LOG_LINE_BYTES];
+    va_list args;
+
+    va_start(args, format);
+    format_line(what, format, args);
+    va_end(args);
+    return log_fail(STATUS_IO, "%s: %s: %s%s", what, call, strerror(error), refused ?
+        ": the kernel or a sandbox refuses it, allow it in the container's seccomp profile "
+        "(quern doctor says what else is missing)" : "");
 }
 
 const char *log_last_error(void)

@@ -60,6 +60,7 @@ struct outgoing {
     unsigned char *mem;
     size_t start, end, room;
     bool broken; /* the other end reads no more; what it said is still to be read */
+    int error;   /* errno of a send that failed although the other end is there; 0: none did */
 };
 
 struct quern {

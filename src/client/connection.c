@@ -121,7 +121,7 @@ static enum status begin(struct quern **out)
     if (q == NULL)
         return STATUS_NOMEM;
     if (q->bell < 0)
-        return log_fail(STATUS_IO, "no eventfd: %s", strerror(errno));
+        return log_call_failed(errno, "eventfd", "no connection");
     return STATUS_OK;
 }
 
@@ -192,7 +192,7 @@ EXPORT int quern_fd(struct quern *q)
         int fd = epoll_create1(EPOLL_CLOEXEC);
 
         if (fd < 0) {
-            client_failed(q, log_fail(STATUS_IO, "no epoll: %s", strerror(errno)));
+            client_failed(q, log_call_failed(errno, "epoll_create1", "no descriptor to wait on"));
             return -1;
         }
         pthread_mutex_lock(&q->lock);
@@ -220,8 +220,13 @@ static size_t push(struct quern *q, const struct iovec *parts, size_t n)
     do
         sent = sendmsg(q->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (sent < 0 && errno == EINTR);
-    if (sent < 0 && errno != EAGAIN && errno != ENOBUFS)
+    if (sent < 0 && errno != EAGAIN && errno != ENOBUFS) {
         q->out.broken = true;
+        if (errno != EPIPE && errno != ECONNRESET) { /* the other end is there, and would wait */
+            q->out.error = errno;
+            shutdown(q->fd, SHUT_WR);
+        }
+    }
     return sent > 0 ? (size_t)sent : 0;
 }
 
@@ -269,6 +274,13 @@ static void out_drop(struct outgoing *o)
     o->start = o->end = o->room = 0;
 }
 
+/* Where nobody reads any more, quern_next() says why. */
+static enum status broken(const struct quern *q)
+{
+    return q->out.error == 0 ? STATUS_OK
+                             : log_call_failed(q->out.error, "sendmsg", "cannot ask the runtime");
+}
+
 /* The lock is held, the socket open. Room comes first: half a frame must not be lost. */
 static enum status send_or_keep(struct quern *q, const struct iovec *parts, size_t n, size_t bytes)
 {
@@ -277,12 +289,14 @@ static enum status send_or_keep(struct quern *q, const struct iovec *parts, size
     size_t sent = 0;
 
     if (q->out.broken)
-        return STATUS_OK; /* nobody reads it: quern_next() says why */
+        return broken(q);
     if (waited && q->out.end - q->out.start + bytes > OUT_MOST)
         return STATUS_AGAIN;
     if (!waited)
         sent = push(q, parts, n);
-    if (q->out.broken || sent == bytes)
+    if (q->out.broken)
+        return broken(q);
+    if (sent == bytes)
         return STATUS_OK;
     s = out_reserve(&q->out, bytes - sent);
     if (s != STATUS_OK && sent > 0) {

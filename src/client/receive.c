@@ -146,7 +146,7 @@ static enum status receive(struct quern *q, struct patience p)
             fds[0].events |= POLLOUT;
         n = poll(fds, 3, wait_ms(q, p));
         if (n < 0 && errno != EINTR)
-            return log_fail(STATUS_IO, "poll: %s", strerror(errno));
+            return log_call_failed(errno, "poll", "cannot wait for the runtime");
         if (n == 0)
             return says_no_more(q) ? lost(q) : STATUS_AGAIN;
         if (n < 0)

@@ -146,11 +146,11 @@ static enum status open_ends(int ours[GIVEN], int given[GIVEN])
     int ends[2];
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
-        return log_fail(STATUS_IO, "no socket pair: %s", strerror(errno));
+        return log_call_failed(errno, "socketpair", "no way to speak to a runtime");
     ours[GIVE_SOCKET] = ends[0];
     given[GIVE_SOCKET] = above_standard(ends[1]);
     if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
-        return log_fail(STATUS_IO, "no pipe: %s", strerror(errno));
+        return log_call_failed(errno, "pipe2", "no way to hear a runtime");
     ours[GIVE_LINES] = ends[0];
     given[GIVE_LINES] = above_standard(ends[1]);
     return given[GIVE_SOCKET] >= 0 && given[GIVE_LINES] >= 0 ? STATUS_OK : STATUS_IO;

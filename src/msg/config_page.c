@@ -17,7 +17,7 @@ enum status config_page_create(const struct runtime_config *c, int *fd)
     int made = memfd_create("quern-config", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
     if (made < 0)
-        return log_fail(STATUS_IO, "memfd_create: %s", strerror(errno));
+        return log_call_failed(errno, "memfd_create", "no memory for the workers' options");
     if (write(made, c, sizeof(*c)) != (ssize_t)sizeof(*c) || fcntl(made, F_ADD_SEALS, SEALS) != 0) {
         log_fail(STATUS_IO, "the workers' options cannot be kept in memory: %s", strerror(errno));
         close(made);

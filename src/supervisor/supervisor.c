@@ -152,7 +152,7 @@ static enum status watch_signals(struct supervisor *sv)
     signal(SIGPIPE, SIG_IGN);
     sv->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (sv->signal_fd < 0)
-        return log_fail(STATUS_IO, "signalfd: %s", strerror(errno));
+        return log_call_failed(errno, "signalfd", "no way to hear signals");
     sv->signal = (struct loop_op){.done = on_signal, .context = sv};
     loop_poll_once(sv->loop, &sv->signal, sv->signal_fd);
     return STATUS_OK;
@@ -162,7 +162,7 @@ static enum status open_bell(struct supervisor *sv)
 {
     sv->bell_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (sv->bell_fd < 0)
-        return log_fail(STATUS_IO, "eventfd: %s", strerror(errno));
+        return log_call_failed(errno, "eventfd", "no doorbell");
     sv->bell = (struct loop_op){.done = on_bell, .context = sv};
     loop_bell(sv->loop, &sv->bell, sv->bell_fd);
     return STATUS_OK;
@@ -320,6 +320,21 @@ static void close_all(struct supervisor *sv)
     fd_close(&sv->signal_fd);
 }
 
+/* A loop that can wait no more can still send what fits: clients hear why it ends. */
+static enum status serve(struct supervisor *sv)
+{
+    enum status s = STATUS_OK;
+
+    while (s == STATUS_OK && sv->state != SUPERVISOR_ENDED)
+        s = turn(sv);
+    if (s != STATUS_OK) {
+        supervisor_fail(sv, QUERN_CODE_INTERNAL, log_last_error());
+        clients_flush(sv);
+        tell_failure(sv);
+    }
+    return sv->failure[0] != '\0' ? STATUS_DEAD : s;
+}
+
 enum status supervisor_run(const struct supervisor_options *o)
 {
     struct supervisor *sv = calloc(1, sizeof(*sv));
@@ -329,12 +344,10 @@ enum status supervisor_run(const struct supervisor_options *o)
         return log_fail(STATUS_NOMEM, "no memory for the supervisor");
     nothing(sv, o);
     s = open_all(sv, o);
-    while (s == STATUS_OK && sv->state != SUPERVISOR_ENDED)
-        s = turn(sv);
-    if (s != STATUS_OK)
+    if (s == STATUS_OK)
+        s = serve(sv);
+    else
         snprintf(sv->failure, sizeof(sv->failure), "%s", log_last_error());
-    else if (sv->failure[0] != '\0')
-        s = STATUS_DEAD;
     close_all(sv);
     if (s != STATUS_OK) /* once more, since other lines may have come in between */
         log_fail(s, "%s", sv->failure);

@@ -36,6 +36,12 @@ void doctor_check_cpu(struct report *r)
     hwloc_topology_t t = cores_topology(CORES_AND_REST);
     int cores = cores_usable(), nodes;
 
+    if (cores_guessed()) {
+        report_add(r, VERDICT_NOTE, "cpu", "sched_getaffinity is refused; %d cores are used",
+            cores);
+        report_advise(r, "allow it in the container's seccomp profile, or set --threads");
+        return;
+    }
     if (t == NULL) {
         report_add(r, VERDICT_NOTE, "cpu", "hwloc cannot read this machine; %d cores are used",
             cores);

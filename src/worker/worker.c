@@ -74,6 +74,9 @@ static enum status open_device(struct worker *w)
         return STATUS_INVALID;
     o.threads = c->threads != 0 ? (int)c->threads : cores > 0 ? cores : 1;
     w->threads = o.threads;
+    if (w->rank == 0 && c->threads == 0 && cores_guessed())
+        log_warn("sched_getaffinity is refused, so all %d CPUs count as usable: set --threads if "
+            "there are fewer, or allow it in the seccomp profile", cores_usable());
     /* ranks on more threads than cores must not burn the core a peer needs */
     if (w->size * w->threads > cores_usable())
         flag_spin_ns = 0;

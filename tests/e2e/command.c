@@ -35,6 +35,8 @@ static int input_fd(const char *input)
     return fds[0];
 }
 
+void (*child_prepare)(void);
+
 void child_start(struct command *c, const char *const env[], const char *const words[],
     const char *input)
 {
@@ -58,6 +60,8 @@ void child_start(struct command *c, const char *const env[], const char *const w
         dup2(err[1], STDERR_FILENO);
         for (int i = 0; env != NULL && env[i] != NULL; i++)
             putenv((char *)env[i]);
+        if (child_prepare != NULL)
+            child_prepare();
         execv(program, (char *const *)argv);
         fprintf(stderr, "%s: %s\n", program, strerror(errno));
         _exit(127);

@@ -20,6 +20,9 @@ enum { COMMAND_ARGS = 32 };
 void child_start(struct command *c, const char *const env[], const char *const words[],
     const char *input);
 
+/* Called in the child before it becomes the program; NULL: nothing is. */
+extern void (*child_prepare)(void);
+
 /* Reads until at least `bytes` of standard output are there, or it ended, or ms passed.
  * Returns 0 when the time was up. */
 int child_read_out(struct command *c, size_t bytes, int ms);

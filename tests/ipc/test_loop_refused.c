@@ -10,6 +10,9 @@
 #include <liburing.h>
 #include <sys/epoll.h>
 
+#include "tests/ipc/ipc_support.h"
+#include "tests/support/refuse.h"
+
 static int refuse_ring, refuse_buffers;
 static bool refuse_deferred, refuse_multishot, refuse_waiting, refuse_pwait2;
 static int lose_cancels, spoiled, waits;
@@ -132,6 +135,24 @@ static void refused_buffer_ring_gives_epoll(void **state)
     loop_close(loop);
     refuse_buffers = 0;
     assert_int_equal(open_fds(), fds);
+}
+
+static bool takes_epoll_without_enter(void *context)
+{
+    struct loop *loop = NULL;
+
+    (void)context;
+    if (!refuse_calls((const long[REFUSE_MOST]){SYS_io_uring_enter}, ENOSYS) ||
+        loop_open("uring", &loop) >= 0 || loop_open(NULL, &loop) != STATUS_OK)
+        return false;
+    return strcmp(loop_name(loop), "epoll") == 0 && loop_turn(loop, 0) == STATUS_AGAIN;
+}
+
+/* A filter that lets a ring be made, and not be used. */
+static void refused_enter_gives_epoll(void **state)
+{
+    (void)state;
+    child_must_succeed(child_start(takes_epoll_without_enter, NULL));
 }
 
 enum { BYTES = 1 << 20 };
@@ -364,6 +385,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refused_ring_gives_epoll_unless_forced),
         cmocka_unit_test(refused_buffer_ring_gives_epoll),
+        cmocka_unit_test(refused_enter_gives_epoll),
         ON_SPOILED(uring, refused_deferred_work_does_without),
         ON_SPOILED(uring, refused_multishot_recv_goes_one_by_one),
         ON_SPOILED(uring, refused_multishot_accept_goes_one_by_one),

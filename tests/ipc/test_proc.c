@@ -14,6 +14,7 @@
 #include <sys/pidfd.h>
 
 #include "ipc/proc.h"
+#include "tests/support/refuse.h"
 
 static const char self[] = "/proc/self/exe";
 
@@ -183,6 +184,31 @@ static void reaped_process_takes_no_signal(void **state)
     end_of(pidfd);
     assert_int_equal(proc_signal(again, SIGKILL), STATUS_CLOSED);
     assert_int_equal(proc_reap(again, &how), STATUS_IO);
+    close(again);
+}
+
+struct target {
+    int pidfd;
+    enum status want;
+};
+
+static bool signals_without_pidfd(void *context)
+{
+    const struct target *t = context;
+
+    return refuse_calls((const long[REFUSE_MOST]){SYS_pidfd_send_signal}, EPERM) &&
+           proc_signal(t->pidfd, SIGKILL) == t->want;
+}
+
+static void refused_pidfd_send_signal_signals_by_number(void **state)
+{
+    char *const args[] = {"worker", "linger", NULL};
+    int pidfd = start(args, NULL, 0), again = dup(pidfd);
+
+    (void)state;
+    child_must_succeed(child_start(signals_without_pidfd, &(struct target){pidfd, STATUS_OK}));
+    assert_int_equal(end_of(pidfd).status_or_signal, SIGKILL);
+    child_must_succeed(child_start(signals_without_pidfd, &(struct target){again, STATUS_CLOSED}));
     close(again);
 }
 
@@ -364,6 +390,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(exit_status_is_reported),
         cmocka_unit_test(running_process_is_not_reaped),
         cmocka_unit_test(reaped_process_takes_no_signal),
+        cmocka_unit_test(refused_pidfd_send_signal_signals_by_number),
         cmocka_unit_test(only_named_fds_are_inherited),
         cmocka_unit_test(neighbouring_fds_and_stdio_can_be_named),
         cmocka_unit_test(signals_start_fresh),
