@@ -70,10 +70,11 @@ struct sampling {
     uint32_t reserved;
 };
 
-/* A slot begins a new sequence: length 0, no blocks. */
+/* A slot begins a new sequence. Its first `length` positions are in the cache already, written by
+ * earlier steps: the same plan's changes name their blocks. */
 struct slot_start {
     uint32_t slot;
-    uint32_t reserved;
+    uint32_t length;
     struct sampling sampling;
 };
 
@@ -124,6 +125,10 @@ struct plan_limits {
     uint32_t block_size;          /* tokens in a KV block */
     uint32_t vocab;               /* ids are below it */
 };
+
+/* Most block changes in one plan: the whole table of one slot, two blocks for every slot, and the
+ * blocks that its tokens fill. So a plan's size does not grow with slots x blocks. */
+uint64_t plan_max_changes(const struct plan_limits *limits);
 
 /* Bytes of the largest plan within `limits`. */
 size_t plan_max_bytes(const struct plan_limits *limits);

@@ -28,27 +28,44 @@ static void apply_changes(struct executable *x, const struct plan *p)
         x->program->shape.limits.max_blocks_per_slot * sizeof(*x->tables);
 
     for (uint32_t i = 0; i < p->n_starts; i++) {
-        x->sequences[start[i].slot] = (struct sequence){.sampling = start[i].sampling};
+        x->sequences[start[i].slot] = (struct sequence){
+            .sampling = start[i].sampling, .length = start[i].length};
         memset(table_of(x, start[i].slot), NO_BLOCK, table_bytes);
     }
     for (uint32_t i = 0; i < p->n_changes; i++)
         table_of(x, change[i].slot)[change[i].index] = change[i].block;
 }
 
-static enum status check_blocks(struct executable *x, const struct plan_row *row)
+/* The slot has a block for each position in [from, to). */
+static enum status check_blocks(struct executable *x, uint32_t slot, uint64_t from, uint64_t to)
 {
     const struct plan_limits *l = &x->program->shape.limits;
-    uint32_t length = x->sequences[row->slot].length;
-    uint64_t last = (uint64_t)length + row->n_tokens - 1;
 
-    for (uint64_t b = length / l->block_size; b <= last / l->block_size; b++)
-        if (b >= l->max_blocks_per_slot || table_of(x, row->slot)[b] == UINT32_MAX) {
+    for (uint64_t b = from / l->block_size; b * l->block_size < to; b++)
+        if (b >= l->max_blocks_per_slot || table_of(x, slot)[b] == UINT32_MAX) {
             snprintf(x->why, sizeof(x->why),
-                "slot %u has no KV block for its positions %u to %llu", row->slot, length,
-                (unsigned long long)last);
+                "slot %u has no KV block for its positions %llu to %llu", slot,
+                (unsigned long long)from, (unsigned long long)to - 1);
             return STATUS_INTERNAL;
         }
     return STATUS_OK;
+}
+
+/* Those that a sequence starts with, and those that rows write. */
+static enum status check_state(struct executable *x, const struct plan *p)
+{
+    const struct slot_start *start = plan_starts(p);
+    const struct plan_row *row = plan_rows(p);
+    enum status s = STATUS_OK;
+
+    for (uint32_t i = 0; i < p->n_starts && s == STATUS_OK; i++)
+        s = check_blocks(x, start[i].slot, 0, start[i].length);
+    for (uint32_t i = 0; i < p->n_rows && s == STATUS_OK; i++) {
+        uint64_t length = x->sequences[row[i].slot].length;
+
+        s = check_blocks(x, row[i].slot, length, length + row[i].n_tokens);
+    }
+    return s;
 }
 
 static void add_draw(struct executable *x, const struct plan_row *row, uint32_t output)
@@ -119,14 +136,12 @@ static void split_attention(struct executable *x, const struct plan *p)
 static enum status begin_state(struct step *s)
 {
     struct executable *x = s->x;
-    const struct plan_row *row = plan_rows(s->plan);
 
     if (x->failed != STATUS_OK)
         return x->failed;
     apply_changes(x, s->plan);
-    for (uint32_t i = 0; i < s->plan->n_rows; i++)
-        if (check_blocks(x, &row[i]) != STATUS_OK)
-            return STATUS_INTERNAL;
+    if (check_state(x, s->plan) != STATUS_OK)
+        return STATUS_INTERNAL;
     list_outputs(s);
     split_attention(x, s->plan);
     return STATUS_OK;

@@ -4,13 +4,24 @@
  * It knows ids, slots and block numbers, no tensors. It plans one step ahead:
  * engine_plan() may be called for step k+1 before engine_done() of step k,
  * because a decode row's token is "the last id of its slot". An end is
- * therefore noticed one step late: the extra row's id is dropped, and the
- * sequence's slot and blocks are free once no planned step names them.
+ * therefore noticed one step late, and the extra row's id is dropped. Steps
+ * run in the order they were planned, so what a plan takes from a sequence may
+ * be given away in the next one, also while steps that name it are under way.
  *
- * A sequence is admitted in order of arrival when there are a slot and blocks
- * for its prompt and all of its answer, so an admitted one never stops for
- * want of memory. Each step holds one row per running answer first, then
- * prompt chunks until max_tokens is reached.
+ * Admission: by priority, then in order of arrival, when there are a slot and
+ * blocks for what is known; blocks for the answer are taken as it grows. When
+ * there is none, the youngest of the lowest priority gives back its slot and
+ * blocks, and goes on before new ones, what it knows computed again. The
+ * oldest can have all blocks, so it always ends.
+ *
+ * A step: a row for each answer first, then chunks of prompts. While others
+ * have prompts, one chunk takes half of what the step has left, so that a long
+ * prompt does not keep short ones waiting; while answers run, at most
+ * max_chunk, so that it does not stop them.
+ *
+ * Prefix: full blocks that begin as others began are shared, of running
+ * sequences and of ended ones (blocks.h). A sequence whose next block is being
+ * computed by another waits for it.
  *
  * One owner, no locks, no system calls; allocation only in engine_add(). */
 #ifndef QUERN_ENGINE_ENGINE_H
@@ -35,6 +46,7 @@ struct engine_options {
     struct plan_limits limits;
     uint32_t generation;
     uint32_t max_model_len;
+    uint32_t max_chunk; /* tokens of one prompt in a step, while answers run; >= 1 */
     const int32_t *eos; /* copied */
     size_t n_eos;
 };
@@ -46,6 +58,15 @@ struct engine_request {
     uint32_t max_tokens; /* >= 1; the context's end cuts it */
     struct sampling sampling;
     bool ignore_eos;
+    int32_t priority; /* higher goes first */
+};
+
+/* Since engine_open(), but the first four. */
+struct engine_counts {
+    uint32_t running, waiting;
+    uint32_t blocks_used, blocks; /* used: by sequences; what is kept for others is free */
+    uint64_t prefix_asked, prefix_hit; /* tokens of prompts: to be computed, and found instead */
+    uint64_t preemptions, tokens_in, tokens_out;
 };
 
 /* What a finished step means to a request: an id, then at its end `done`. */
@@ -78,6 +99,8 @@ enum status engine_plan(struct engine *e, struct plan *plan);
  * the plan's outputs. Steps are reported in order, each once. */
 void engine_done(struct engine *e, uint64_t number, const int32_t *ids, engine_emit *emit,
     void *context);
+
+struct engine_counts engine_counts(const struct engine *e);
 
 /* Nothing waits, runs or is planned. */
 bool engine_idle(const struct engine *e);

@@ -34,14 +34,16 @@ static struct layout layout_of(uint64_t starts, uint64_t changes, uint64_t rows,
     return l;
 }
 
-static uint64_t most_changes(const struct plan_limits *limits)
+uint64_t plan_max_changes(const struct plan_limits *limits)
 {
-    return (uint64_t)limits->max_slots * limits->max_blocks_per_slot;
+    uint64_t filled = limits->block_size > 0 ? limits->max_tokens / limits->block_size : 0;
+
+    return (uint64_t)limits->max_blocks_per_slot + 2 * (uint64_t)limits->max_slots + filled;
 }
 
 static struct layout largest(const struct plan_limits *limits)
 {
-    return layout_of(limits->max_slots, most_changes(limits), limits->max_slots,
+    return layout_of(limits->max_slots, plan_max_changes(limits), limits->max_slots,
         limits->max_tokens);
 }
 
@@ -49,7 +51,7 @@ size_t plan_max_bytes(const struct plan_limits *limits)
 {
     struct layout l;
 
-    if (limits->max_slots > PLAN_MAX_SLOTS || most_changes(limits) > UINT32_MAX / 16)
+    if (limits->max_slots > PLAN_MAX_SLOTS || plan_max_changes(limits) > UINT32_MAX / 16)
         return 0;
     l = largest(limits);
     return l.bytes <= UINT32_MAX ? (size_t)l.bytes : 0;
@@ -143,7 +145,7 @@ static enum status check_arrays(const struct plan *p, const struct plan_limits *
     if ((s = check_array(p, "starts", p->starts_at, p->n_starts, sizeof(struct slot_start),
              START_ALIGN, limits->max_slots)) != STATUS_OK ||
         (s = check_array(p, "block changes", p->changes_at, p->n_changes,
-             sizeof(struct block_change), ENTRY_ALIGN, most_changes(limits))) != STATUS_OK ||
+             sizeof(struct block_change), ENTRY_ALIGN, plan_max_changes(limits))) != STATUS_OK ||
         (s = check_array(p, "rows", p->rows_at, p->n_rows, sizeof(struct plan_row), ENTRY_ALIGN,
              limits->max_slots)) != STATUS_OK)
         return s;
@@ -168,6 +170,9 @@ static enum status check_starts(const struct plan *p, const struct plan_limits *
             return REFUSE("slot %u starts, there are %u", start[i].slot, limits->max_slots);
         if (!slot_add(&seen, start[i].slot))
             return REFUSE("slot %u starts twice", start[i].slot);
+        if (start[i].length > (uint64_t)limits->max_blocks_per_slot * limits->block_size)
+            return REFUSE("slot %u starts with %u positions, it has %u blocks of %u", start[i].slot,
+                start[i].length, limits->max_blocks_per_slot, limits->block_size);
         if (!sampling_valid(&start[i].sampling))
             return REFUSE("slot %u has sampling parameters out of range", start[i].slot);
     }

@@ -227,6 +227,7 @@ enum status leader_run(struct worker *w)
         .limits = w->limits,
         .generation = w->shared->generation,
         .max_model_len = w->max_model_len,
+        .max_chunk = w->limits.max_tokens > 2 ? w->limits.max_tokens / 2 : 1,
         .eos = w->generation.eos,
         .n_eos = (size_t)w->generation.n_eos,
     };

@@ -199,9 +199,9 @@ enum status setup_limits(struct worker *w, struct agreement *a)
     comm_options(w, a, &comm);
     a->plan_bytes = plan_max_bytes(&a->limits);
     if (a->plan_bytes == 0 || a->plan_bytes > MOST_PLAN_BYTES)
-        return log_fail(STATUS_INVALID, "%u sequences of %u tokens in blocks of %u make too large a "
-            "plan: use a smaller --max-seqs or a larger --block-size", a->limits.max_slots,
-            a->max_model_len, a->limits.block_size);
+        return log_fail(STATUS_INVALID, "%u tokens in blocks of %u make too large a plan: use a "
+            "larger --block-size or a smaller --max-model-len", a->max_model_len,
+            a->limits.block_size);
     a->region_bytes = w->size > 1 ? mesh_heap_bytes(mesh_shape(w), &comm) : SYMHEAP_PAGE;
     return STATUS_OK;
 }

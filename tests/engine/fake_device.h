@@ -3,7 +3,8 @@
  * It obeys plans as a backend does: slots with a length, a last id and a block
  * table; a "KV cache" whose entry is the token that was put there. An id is
  * sampled from a hash of the sequence as it is read back out of the cache, so
- * that a block used twice, a lost change or a wrong position changes the ids:
+ * that a block used twice, a lost change or a wrong position changes the ids;
+ * what a sequence starts with must be there from an earlier step:
  * they must equal fake_answer(), which knows no slots and no blocks.
  *
  * Used by one thread; plans are run when submitted. */
@@ -46,6 +47,7 @@ struct fake_step {
 struct fake_device {
     struct fake_slot slots[FAKE_SLOTS];
     int32_t cache[FAKE_BLOCKS][FAKE_BLOCK_SIZE];
+    uint64_t written[FAKE_BLOCKS]; /* in which step last, and 1 */
     struct fake_step steps[FAKE_STEPS];
     uint64_t submitted, finished;
     uint64_t started[4096]; /* seeds of the sequences in the order they started */
@@ -89,7 +91,8 @@ static inline void fake_begin(struct fake_device *d, const struct plan *p)
     const struct block_change *change = plan_changes(p);
 
     for (uint32_t i = 0; i < p->n_starts; i++) {
-        d->slots[start[i].slot] = (struct fake_slot){.started = true, .last = -1};
+        d->slots[start[i].slot] =
+            (struct fake_slot){.started = true, .last = -1, .length = start[i].length};
         if (d->n_started < sizeof(d->started) / sizeof(d->started[0]))
             d->started[d->n_started++] = start[i].sampling.seed;
     }
@@ -97,12 +100,17 @@ static inline void fake_begin(struct fake_device *d, const struct plan *p)
         struct fake_slot *s = &d->slots[change[i].slot];
 
         s->blocks[change[i].index] = change[i].block;
-        if (change[i].index + 1 > s->n_blocks)
-            s->n_blocks = change[i].index + 1;
+        if (change[i].index != s->n_blocks)
+            fake_wrong(d, "an entry of a table that is not the next");
+        s->n_blocks = change[i].index + 1;
     }
+    for (uint32_t i = 0; i < p->n_starts; i++)
+        if (start[i].length > d->slots[start[i].slot].n_blocks * FAKE_BLOCK_SIZE)
+            fake_wrong(d, "a start in positions without a block");
 }
 
-static inline void fake_store(struct fake_device *d, struct fake_slot *s, int32_t token)
+static inline void fake_store(struct fake_device *d, struct fake_slot *s, int32_t token,
+    uint64_t number)
 {
     uint32_t index = s->length / FAKE_BLOCK_SIZE;
 
@@ -114,6 +122,7 @@ static inline void fake_store(struct fake_device *d, struct fake_slot *s, int32_
         fake_wrong(d, "a position without a block");
         return;
     }
+    d->written[s->blocks[index]] = number + 1;
     d->cache[s->blocks[index]][s->length++ % FAKE_BLOCK_SIZE] = token;
 }
 
@@ -136,12 +145,23 @@ static inline void fake_rows(struct fake_device *d, const struct plan *p, struct
         if (!s->started)
             fake_wrong(d, "a row of a slot that has no sequence");
         for (uint32_t i = 0; i < row[r].n_tokens; i++)
-            fake_store(d, s, plan_tokens(p)[row[r].first_token + i]);
+            fake_store(d, s, plan_tokens(p)[row[r].first_token + i], p->number);
         if (row[r].output != OUTPUT_TOKEN)
             continue;
         s->last = fake_sample(fake_read(d, s));
         step->ids[step->n_outputs++] = s->last;
     }
+}
+
+/* A step may not write into what another row of it starts with: their order is the backend's. */
+static inline void fake_check_starts(struct fake_device *d, const struct plan *p)
+{
+    const struct slot_start *start = plan_starts(p);
+
+    for (uint32_t i = 0; i < p->n_starts; i++)
+        for (uint32_t b = 0; b * FAKE_BLOCK_SIZE < start[i].length; b++)
+            if (d->written[d->slots[start[i].slot].blocks[b]] > p->number)
+                fake_wrong(d, "a start with what the same step writes");
 }
 
 static inline bool fake_has_room(const struct fake_device *d)
@@ -162,6 +182,7 @@ static inline void fake_submit(struct fake_device *d, const struct plan *p)
     *step = (struct fake_step){.number = p->number};
     fake_begin(d, p);
     fake_rows(d, p, step);
+    fake_check_starts(d, p);
 }
 
 /* The oldest step under way. */

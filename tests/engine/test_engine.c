@@ -25,7 +25,8 @@ static int open_with(void **state, const struct plan_limits *limits)
 {
     static const int32_t eos[] = {EOS, EOS + 1};
     struct engine_options o = {
-        .limits = *limits, .generation = 1, .max_model_len = CONTEXT, .eos = eos, .n_eos = 2};
+        .limits = *limits, .generation = 1, .max_model_len = CONTEXT,
+        .max_chunk = 12, .eos = eos, .n_eos = 2};
     struct bench *b = calloc(1, sizeof(*b));
 
     *state = b;
@@ -138,7 +139,7 @@ static void requests_start_in_order_of_arrival(void **state)
     const uint32_t all = FAKE_BLOCKS * FAKE_BLOCK_SIZE;
 
     assert_int_equal(add(b, 1, 1, 4), STATUS_OK);
-    assert_int_equal(add(b, 2, 1, all - 1), STATUS_OK); /* needs every block */
+    assert_int_equal(add(b, 2, all - 1, 1), STATUS_OK); /* needs every block */
     assert_int_equal(add(b, 3, 1, 4), STATUS_OK);       /* would fit at once */
     planned(b);
     assert_int_equal(b->plan->n_starts, 1);
@@ -147,6 +148,21 @@ static void requests_start_in_order_of_arrival(void **state)
     planned(b);
     assert_int_equal(b->plan->n_starts, 1);
     assert_int_equal(plan_starts(b->plan)->sampling.seed, 3);
+}
+
+static void higher_priority_starts_first(void **state)
+{
+    struct bench *b = *state;
+    int32_t ids[] = {1, 2};
+
+    for (uint64_t id = 1; id <= 3; id++)
+        assert_int_equal(engine_add(b->engine, &(struct engine_request){.id = id, .ids = ids,
+            .n_ids = 2, .max_tokens = 1, .priority = id == 3, .sampling = {.seed = id,
+            .top_p = 1}}), STATUS_OK);
+    planned(b);
+    assert_int_equal(b->plan->n_starts, 3);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(plan_starts(b->plan)[i].sampling.seed, (i + 2) % 3 + 1);
 }
 
 static void no_more_sequences_run_than_there_are_slots(void **state)
@@ -185,23 +201,26 @@ static void end_token_is_noticed_one_step_late(void **state)
     assert_true(engine_idle(b->engine));
 }
 
-static void slot_is_not_given_away_while_a_step_names_it(void **state)
+/* Steps run in order, so what an ended sequence had is free for the next plan. */
+static void ended_sequence_gives_its_slot_and_blocks_to_the_next_plan(void **state)
 {
     struct bench *b = *state;
-    int32_t prompt[] = {1, 2}, end = EOS, extra[2] = {5, 5};
+    int32_t prompt[] = {1, 2}, end = EOS, extra = 5;
 
     for (uint64_t id = 1; id <= FAKE_SLOTS; id++)
         assert_int_equal(engine_add(b->engine, &(struct engine_request){.id = id, .ids = prompt,
-            .n_ids = 1, .max_tokens = id == 1 ? 5 : 1, .sampling = {.top_p = 1}}), STATUS_OK);
+            .n_ids = 1, .max_tokens = 5, .sampling = {.top_p = 1}}), STATUS_OK);
     assert_int_equal(add(b, 99, 1, 1), STATUS_OK);
     planned(b);
-    planned(b); /* sequence 1 alone */
-    assert_int_equal(b->plan->n_rows, 1);
+    planned(b);
+    assert_int_equal(b->plan->n_starts, 0);
+    assert_int_equal(engine_counts(b->engine).blocks_used, FAKE_SLOTS);
     done(b, 0, (int32_t[FAKE_SLOTS]){end, 1, 1, 1, 1, 1, 1, 1});
+    assert_int_equal(engine_counts(b->engine).blocks_used, FAKE_SLOTS - 1);
     planned(b);
     assert_int_equal(b->plan->n_starts, 1);
-    assert_int_not_equal(plan_starts(b->plan)->slot, 0);
-    done(b, 1, extra);
+    assert_int_equal(plan_starts(b->plan)->slot, 0);
+    done(b, 1, (int32_t[FAKE_SLOTS]){extra, 1, 1, 1, 1, 1, 1, 1}); /* of the ended: dropped */
 }
 
 static void ignored_end_token_is_an_id_like_others(void **state)
@@ -240,7 +259,7 @@ static void waiting_request_is_cancelled_at_once(void **state)
     assert_int_equal(plan_starts(b->plan)[1].sampling.seed, 3);
 }
 
-static void cancelled_request_keeps_its_slot_until_its_steps_are_done(void **state)
+static void cancelled_request_is_gone_when_its_steps_are_done(void **state)
 {
     struct bench *b = *state;
     int32_t id = 3;
@@ -388,10 +407,11 @@ int main(void)
         ENGINE_TEST(requests_start_in_order_of_arrival),
         ENGINE_TEST(no_more_sequences_run_than_there_are_slots),
         ENGINE_TEST(end_token_is_noticed_one_step_late),
-        ENGINE_TEST(slot_is_not_given_away_while_a_step_names_it),
+        ENGINE_TEST(ended_sequence_gives_its_slot_and_blocks_to_the_next_plan),
+        ENGINE_TEST(higher_priority_starts_first),
         ENGINE_TEST(ignored_end_token_is_an_id_like_others),
         ENGINE_TEST(waiting_request_is_cancelled_at_once),
-        ENGINE_TEST(cancelled_request_keeps_its_slot_until_its_steps_are_done),
+        ENGINE_TEST(cancelled_request_is_gone_when_its_steps_are_done),
         ENGINE_TEST(request_between_steps_is_cancelled_at_once),
         ENGINE_TEST(requests_that_never_fit_are_refused),
         cmocka_unit_test_setup_teardown(pool_smaller_than_the_context_refuses_what_it_cannot_hold,

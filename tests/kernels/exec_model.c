@@ -433,15 +433,26 @@ void rank_start(struct rank *r, uint32_t slot, const struct sampling *s)
 {
     struct plan *p = r->plan;
     struct slot_start *start = &plan_starts(p)[p->n_starts++];
-    uint32_t each = N_BLOCKS / SLOTS;
 
     *start = (struct slot_start){.slot = slot, .sampling = {.top_p = 1}};
     if (s != NULL)
         start->sampling = *s;
-    /* Scattered and without order; slot 0 may have all, the others a part each. */
-    for (uint32_t i = 0; i < (slot == 0 ? BLOCKS_PER_SLOT : each); i++)
+    r->started[slot] = true;
+    r->length[slot] = r->told[slot] = 0;
+}
+
+/* Scattered and without order; slot 0 may have all, the others a part each. */
+static void tell_blocks(struct rank *r, uint32_t slot)
+{
+    struct plan *p = r->plan;
+    uint32_t each = N_BLOCKS / SLOTS;
+
+    for (; r->started[slot] && r->told[slot] * BLOCK < r->length[slot]; r->told[slot]++) {
+        uint32_t i = r->told[slot];
+
         plan_changes(p)[p->n_changes++] = (struct block_change){.slot = slot, .index = i,
             .block = slot == 0 ? (i * 37 + 5) % N_BLOCKS : (slot * each + i) % N_BLOCKS};
+    }
 }
 
 void rank_row(struct rank *r, uint32_t slot, const int32_t *tokens, uint32_t n,
@@ -455,6 +466,8 @@ void rank_row(struct rank *r, uint32_t slot, const int32_t *tokens, uint32_t n,
     memcpy(plan_tokens(p) + p->n_tokens, tokens, n * sizeof(*tokens));
     p->n_tokens += n;
     p->n_outputs += n_outputs;
+    r->length[slot] += n;
+    tell_blocks(r, slot);
 }
 
 enum status rank_submit(struct rank *r, uint64_t *number)

@@ -60,6 +60,8 @@ struct rank {
     int n_weights;
     struct plan *plan; /* [plan_max_bytes] being written */
     uint64_t next;     /* number of the next plan */
+    uint32_t length[SLOTS], told[SLOTS]; /* positions that rows wrote, blocks that changes named */
+    bool started[SLOTS];
 };
 
 /* Fails the test on any error. */
@@ -68,7 +70,7 @@ void rank_close(struct rank *r);
 
 /* Writing a plan: begin, any number of starts and rows, then submit. */
 void rank_begin(struct rank *r);
-/* Slot `slot` starts with blocks for every position, scattered over the pool. */
+/* Slot `slot` starts; its rows name the blocks they need first, scattered over the pool. */
 void rank_start(struct rank *r, uint32_t slot, const struct sampling *s);
 void rank_row(struct rank *r, uint32_t slot, const int32_t *tokens, uint32_t n,
     enum row_output output, uint32_t n_outputs);

@@ -305,14 +305,14 @@ static void a_slot_that_starts_again_has_none_of_its_old_blocks(void **state)
 
     rank_open(&r, *state, &alone_f32);
     rank_begin(&r);
-    rank_start(&r, 1, NULL); /* with blocks for more than it needs */
+    rank_start(&r, 1, NULL);
     rank_row(&r, 1, ids, BLOCK + 1, OUTPUT_TOKEN, 1);
     assert_int_equal(rank_submit(&r, &number), STATUS_OK);
     rank_wait(&r, number);
     rank_begin(&r);
     rank_start(&r, 1, NULL);
-    r.plan->n_changes = 1; /* of its positions 0 .. BLOCK - 1 */
     rank_row(&r, 1, ids, BLOCK + 1, OUTPUT_TOKEN, 1);
+    r.plan->n_changes = 1; /* of its positions 0 .. BLOCK - 1 */
     assert_int_equal(rank_submit(&r, &number), STATUS_OK);
     assert_int_equal(cpu_backend.wait(r.executable, number, &result), STATUS_INTERNAL);
     assert_non_null(strstr(log_last_error(), "slot 1 has no KV block for its positions 0 to 8"));

@@ -81,13 +81,15 @@ static void the_largest_plan_fits_its_room(void **state)
     assert_int_equal(p->bytes, plan_max_bytes(&limits));
     for (uint32_t s = 0; s < limits.max_slots; s++) {
         plan_starts(p)[p->n_starts++] = (struct slot_start){.slot = s};
-        for (uint32_t b = 0; b < limits.max_blocks_per_slot; b++)
-            plan_changes(p)[p->n_changes++] = (struct block_change){s, b, s};
         plan_rows(p)[p->n_rows++] = (struct plan_row){.slot = s, .first_token = s * 8,
             .n_tokens = 8, .n_outputs = 5, .output = OUTPUT_LOGITS};
         p->n_outputs += 5;
     }
     p->n_tokens = limits.max_tokens;
+    while (p->n_changes < plan_max_changes(&limits)) {
+        plan_changes(p)[p->n_changes] = (struct block_change){p->n_changes % 8, 5, 19};
+        p->n_changes++;
+    }
     assert_int_equal(check(p), STATUS_OK);
     plan_pack(p);
     assert_int_equal(p->bytes, plan_max_bytes(&limits));
@@ -100,11 +102,20 @@ static void limits_beyond_a_message_are_zero_bytes(void **state)
     struct plan_limits huge = limits;
 
     (void)state;
-    huge.max_slots = huge.max_blocks_per_slot = 1 << 16;
+    huge.max_blocks_per_slot = UINT32_MAX;
     assert_int_equal(plan_max_bytes(&huge), 0);
     huge = limits;
     huge.max_slots = UINT32_MAX;
     assert_int_equal(plan_max_bytes(&huge), 0);
+}
+
+static void many_long_sequences_make_no_large_plan(void **state)
+{
+    struct plan_limits many = {.max_slots = 512, .max_tokens = 8192, .max_outputs = 8192,
+        .max_blocks_per_slot = 262144 / 16, .n_blocks = 1 << 20, .block_size = 16, .vocab = 151936};
+
+    (void)state;
+    assert_in_range(plan_max_bytes(&many), 1, 400000);
 }
 
 static void a_stop_carries_nothing(void **state)
@@ -143,6 +154,7 @@ BREAK(rows_at, p->rows_at = 8)
 BREAK(tokens_at, p->tokens_at = UINT32_MAX - 3)
 BREAK(tokens_align, p->tokens_at += 2)
 BREAK(start_slot, plan_starts(p)[1].slot = 8)
+BREAK(start_length, plan_starts(p)[0].length = 97)
 BREAK(start_twice, plan_starts(p)[1].slot = 5)
 BREAK(temperature, plan_starts(p)[1].sampling.temperature = NAN)
 BREAK(top_p, plan_starts(p)[1].sampling.top_p = 1.5f)
@@ -226,7 +238,7 @@ static void every_broken_field_is_refused(void **state)
     static void (*const breaks[])(struct plan *p) = {break_bytes, break_short, break_generation,
         break_flags, break_n_starts, break_n_changes, break_n_rows, break_n_tokens,
         break_n_tokens_huge, break_n_outputs, break_starts_at, break_changes_at, break_rows_at,
-        break_tokens_at, break_tokens_align, break_start_slot, break_start_twice,
+        break_tokens_at, break_tokens_align, break_start_slot, break_start_length, break_start_twice,
         break_temperature, break_top_p, break_min_p, break_change_slot, break_change_index,
         break_change_block, break_row_slot, break_row_twice, break_row_kind, break_row_output,
         break_row_empty, break_row_gap, break_row_long, break_row_outputs, break_row_none,
@@ -307,6 +319,7 @@ int main(void)
         cmocka_unit_test(packing_keeps_everything_and_drops_the_gaps),
         cmocka_unit_test(the_largest_plan_fits_its_room),
         cmocka_unit_test(limits_beyond_a_message_are_zero_bytes),
+        cmocka_unit_test(many_long_sequences_make_no_large_plan),
         cmocka_unit_test(a_stop_carries_nothing),
         cmocka_unit_test(every_broken_field_is_refused),
         cmocka_unit_test(outputs_up_to_the_limit_pass_and_no_more),

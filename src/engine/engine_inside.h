@@ -1,0 +1,31 @@
+/* engine_inside.h - what engine.c (what comes and ends) and planning.c (what a step holds) share. */
+#ifndef QUERN_ENGINE_ENGINE_INSIDE_H
+#define QUERN_ENGINE_ENGINE_INSIDE_H
+
+#include "engine/sequence.h"
+
+enum { STEPS_KEPT = 4 };
+
+struct planned_step {
+    uint32_t n_outputs;
+    struct sequence **outputs; /* [max_outputs] */
+};
+
+struct engine {
+    struct plan_limits limits;
+    uint32_t generation, max_model_len, max_chunk;
+    int32_t *eos;
+    size_t n_eos;
+    struct blocks *blocks;
+    uint32_t *free_slots, n_free_slots;
+    struct list_node waiting, running, ended; /* of sequences; the first two as they go */
+    uint64_t arrivals;
+    uint64_t next_number, done_number; /* steps [done_number, next_number) are under way */
+    struct planned_step steps[STEPS_KEPT];
+    struct engine_counts counts; /* what is counted as it happens */
+};
+
+/* Gives back its slot and blocks; it is on no list then. */
+void engine_release(struct engine *e, struct sequence *s, bool forget);
+
+#endif

@@ -1,0 +1,255 @@
+/* planning.c - what the next step computes.
+ *
+ * Answers first, in the order in which sequences go: only here is a block taken
+ * that nobody reserved, and only from sequences that come later, which have no
+ * row in this plan yet. A prompt's blocks are taken when it is admitted. The
+ * device's table gets an entry when a row first needs it, so a plan's changes
+ * are bounded by its tokens, but for what a sequence shares. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine_inside.h"
+
+static void note_output(struct engine *e, struct plan *plan, struct sequence *s,
+    struct plan_row *row)
+{
+    row->output = OUTPUT_TOKEN;
+    row->n_outputs = 1;
+    e->steps[plan->number % STEPS_KEPT].outputs[plan->n_outputs++] = s;
+    s->expected++;
+}
+
+/* Of positions up to `length`. */
+static uint32_t blocks_of(const struct engine *e, uint32_t length)
+{
+    return (length + e->limits.block_size - 1) / e->limits.block_size;
+}
+
+/* The entries that positions up to `length` need and the device has not. */
+static void tell_blocks(const struct engine *e, struct plan *plan, struct sequence *s,
+    uint32_t length)
+{
+    struct block_change *changes = plan_changes(plan);
+
+    for (; s->n_told < blocks_of(e, length); s->n_told++)
+        changes[plan->n_changes++] = (struct block_change){
+            .slot = s->slot, .index = s->n_told, .block = s->blocks[s->n_told]};
+}
+
+static struct plan_row *add_row(const struct engine *e, struct plan *plan, struct sequence *s,
+    uint32_t n_tokens)
+{
+    struct plan_row *row = &plan_rows(plan)[plan->n_rows++];
+
+    *row = (struct plan_row){
+        .slot = s->slot, .first_token = plan->n_tokens, .n_tokens = n_tokens};
+    plan->n_tokens += n_tokens;
+    s->length += n_tokens;
+    s->named_until = plan->number + 1;
+    tell_blocks(e, plan, s, s->length);
+    return row;
+}
+
+/* For another row of one token and one output at least. */
+static bool has_room(const struct engine *e, const struct plan *plan)
+{
+    return plan->n_tokens < e->limits.max_tokens && plan->n_outputs < e->limits.max_outputs;
+}
+
+/* Answers --------------------------------------------------------------------------------- */
+
+static void preempt(struct engine *e, struct sequence *s)
+{
+    engine_release(e, s, false);
+    s->length = 0;
+    sequence_move(s, SEQUENCE_PREEMPTED);
+    sequence_insert(&e->waiting, s);
+    e->counts.waiting++;
+    e->counts.preemptions++;
+}
+
+/* A block for its next position. False: it had to give way itself. */
+static bool grow(struct engine *e, struct sequence *s)
+{
+    while (blocks_of(e, s->length + 1) > s->n_blocks) {
+        struct sequence *last = LIST_OF(e->running.prev, struct sequence, queue);
+
+        if (block_take(e->blocks, &s->blocks[s->n_blocks])) {
+            s->n_blocks++;
+            continue;
+        }
+        preempt(e, last);
+        if (last == s)
+            return false;
+    }
+    return true;
+}
+
+/* An id that is still to come can be named, but only its own step may be ahead of it: `expected`
+ * counts it, so a sequence has at most one row in a step. */
+static void plan_answers(struct engine *e, struct plan *plan)
+{
+    for (struct list_node *at = e->running.next, *after; at != &e->running; at = after) {
+        struct sequence *s = LIST_OF(at, struct sequence, queue);
+        struct plan_row *row;
+
+        if (s->state != SEQUENCE_DECODE || s->expected == s->max_tokens || !has_room(e, plan)) {
+            after = at->next;
+            continue;
+        }
+        if (!grow(e, s))
+            return; /* it was the last */
+        after = at->next; /* whom grow() left */
+        row = add_row(e, plan, s, 1);
+        row->kind = ROW_DECODE;
+        plan_tokens(plan)[row->first_token] = token_from_slot(s->slot);
+        note_output(e, plan, s, row);
+    }
+}
+
+/* Prompts --------------------------------------------------------------------------------- */
+
+static bool has_prompt(const struct sequence *s)
+{
+    return s->state == SEQUENCE_PREFILL && s->length < s->target;
+}
+
+/* Half of what is left goes to the first while there are others, of them the next gets half. */
+static uint32_t chunk(const struct engine *e, const struct plan *plan, const struct sequence *s,
+    bool others)
+{
+    uint32_t room = e->limits.max_tokens - plan->n_tokens, left = s->target - s->length;
+    bool answers = plan->n_rows > 0 && plan_rows(plan)->kind == ROW_DECODE;
+
+    if (others && room > e->limits.block_size)
+        room = room / 2 > e->limits.block_size ? room / 2 : e->limits.block_size;
+    if (answers && room > e->max_chunk)
+        room = e->max_chunk;
+    return left < room ? left : room;
+}
+
+static void plan_chunk(struct engine *e, struct plan *plan, struct sequence *s, bool others)
+{
+    uint32_t n = chunk(e, plan, s, others), from = s->length;
+    struct plan_row *row = add_row(e, plan, s, n);
+
+    row->kind = ROW_PREFILL;
+    memcpy(plan_tokens(plan) + row->first_token, s->ids + from, n * sizeof(int32_t));
+    e->counts.tokens_in += n;
+    sequence_keep(s, e->blocks, e->limits.block_size, plan->number);
+    if (s->length < s->target)
+        return;
+    sequence_move(s, SEQUENCE_DECODE);
+    note_output(e, plan, s, row);
+}
+
+static bool others_have_prompts(const struct engine *e, const struct list_node *at)
+{
+    for (at = at->next; at != &e->running; at = at->next)
+        if (has_prompt(LIST_OF(at, struct sequence, queue)))
+            return true;
+    return e->n_free_slots > 0 && !list_empty(&e->waiting);
+}
+
+static void plan_prompts(struct engine *e, struct plan *plan)
+{
+    for (struct list_node *at = e->running.next; at != &e->running; at = at->next) {
+        struct sequence *s = LIST_OF(at, struct sequence, queue);
+
+        if (has_prompt(s) && has_room(e, plan))
+            plan_chunk(e, plan, s, others_have_prompts(e, at));
+    }
+}
+
+/* Admission ------------------------------------------------------------------------------- */
+
+/* Another computes just now what s needs next. */
+static bool is_coming(const struct engine *e, const struct sequence *s, uint32_t block)
+{
+    uint32_t size = e->limits.block_size;
+
+    for (struct list_node *at = e->running.prev; at != &e->running; at = at->prev) {
+        const struct sequence *r = LIST_OF(at, struct sequence, queue);
+
+        if (has_prompt(r) && block >= r->length / size && block < r->target / size &&
+            r->hashes[block] == s->hashes[block])
+            return true;
+    }
+    return false;
+}
+
+enum admission { ADMITTED, LATER, NO_ROOM };
+
+/* Shares what others have, and takes blocks for the rest of what it knows. Unless others run, what
+ * is free is enough; while they do, some is left for them to grow into. */
+static enum admission take_blocks(struct engine *e, struct plan *plan, struct sequence *s)
+{
+    uint32_t shared, needed = blocks_of(e, s->n_ids), spare = e->counts.running;
+    uint64_t changes = plan_max_changes(&e->limits) - e->limits.max_slots - plan->n_changes;
+    bool soon;
+
+    shared = sequence_share(s, e->blocks, e->limits.block_size, plan->number, &soon);
+    if (soon || (shared < (s->n_ids - 1) / e->limits.block_size && is_coming(e, s, shared))) {
+        sequence_give_blocks(s, e->blocks, false);
+        return LATER;
+    }
+    if (needed - shared + spare > blocks_available(e->blocks) || needed > changes) {
+        sequence_give_blocks(s, e->blocks, false);
+        return NO_ROOM;
+    }
+    while (s->n_blocks < needed)
+        block_take(e->blocks, &s->blocks[s->n_blocks++]);
+    s->length = shared * e->limits.block_size;
+    return ADMITTED;
+}
+
+static enum admission admit(struct engine *e, struct plan *plan, struct sequence *s)
+{
+    enum admission a = take_blocks(e, plan, s);
+
+    if (a != ADMITTED)
+        return a;
+    e->counts.prefix_asked += s->n_ids;
+    e->counts.prefix_hit += s->length;
+    list_remove(&s->queue);
+    e->counts.waiting--;
+    e->counts.running++;
+    sequence_move(s, SEQUENCE_PREFILL);
+    sequence_insert(&e->running, s);
+    s->target = s->n_ids;
+    s->slot = e->free_slots[--e->n_free_slots];
+    plan_starts(plan)[plan->n_starts++] =
+        (struct slot_start){.slot = s->slot, .length = s->length, .sampling = s->sampling};
+    return ADMITTED;
+}
+
+static void plan_waiting(struct engine *e, struct plan *plan)
+{
+    for (struct list_node *at = e->waiting.next, *after; at != &e->waiting; at = after) {
+        struct sequence *s = LIST_OF(at, struct sequence, queue);
+        enum admission a;
+
+        after = at->next;
+        if (e->n_free_slots == 0 || !has_room(e, plan) || sequence_is_ahead(s))
+            return;
+        a = admit(e, plan, s);
+        if (a == NO_ROOM)
+            return;
+        if (a == ADMITTED)
+            plan_chunk(e, plan, s, e->n_free_slots > 0 && after != &e->waiting);
+    }
+}
+
+enum status engine_plan(struct engine *e, struct plan *plan)
+{
+    plan_begin(plan, &e->limits, e->generation, e->next_number);
+    plan_answers(e, plan);
+    plan_prompts(e, plan);
+    plan_waiting(e, plan);
+    if (plan->n_rows == 0)
+        return STATUS_AGAIN;
+    e->steps[plan->number % STEPS_KEPT].n_outputs = plan->n_outputs;
+    e->next_number++;
+    plan_pack(plan);
+    return STATUS_OK;
+}

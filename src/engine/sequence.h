@@ -1,0 +1,80 @@
+/* sequence.h - one answer on its way: its ids, its blocks, where it stands.
+ *
+ * ids[] is what is known: the prompt, and behind it what has been produced. Positions [0, length)
+ * of it are in the cache once the steps planned so far are done. A sequence that is preempted gives
+ * back slot and blocks, and what it knows becomes its prompt. */
+#ifndef QUERN_ENGINE_SEQUENCE_H
+#define QUERN_ENGINE_SEQUENCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "engine/blocks.h"
+#include "engine/engine.h"
+
+enum sequence_state {
+    SEQUENCE_WAITING,   /* for a slot and blocks */
+    SEQUENCE_PREFILL,   /* what it knows is being computed */
+    SEQUENCE_DECODE,    /* a row of one id a step */
+    SEQUENCE_PREEMPTED, /* waits again, before those that never ran */
+    SEQUENCE_ENDED,     /* told; a step under way may name it */
+    N_SEQUENCE_STATES
+};
+
+struct sequence {
+    struct list_node queue; /* waiting, running or ended */
+    enum sequence_state state;
+    uint64_t id, arrival;
+    uint64_t named_until; /* so many steps must be done before none names it */
+    int32_t priority;
+    struct sampling sampling;
+    bool ignore_eos;
+    uint32_t n_prompt, max_tokens;
+    uint32_t n_ids;    /* known */
+    uint32_t expected; /* ids planned so far, of max_tokens; those known are n_ids - n_prompt */
+    uint32_t target;   /* SEQUENCE_PREFILL: positions to compute before an id is sampled */
+    uint32_t length, slot;
+    uint32_t n_blocks, n_told; /* told: entries of the device's table */
+    uint32_t n_hashed;
+    uint32_t n_kept;       /* full blocks that are kept, up to: */
+    struct content kept;
+    uint64_t *hashes;      /* [blocks of the whole answer] of full blocks, [n_hashed] known */
+    uint32_t *blocks;      /* [blocks of the whole answer] */
+    int32_t *ids;          /* [n_prompt + max_tokens] */
+};
+
+/* Waiting; NOMEM, not logged. blocks: of prompt and answer. */
+enum status sequence_new(const struct engine_request *request, uint32_t max_tokens,
+    uint32_t blocks, struct sequence **out);
+void sequence_free(struct sequence *s);
+
+/* A move that is none in the table ends the process: it is a mistake of ours. */
+void sequence_move(struct sequence *s, enum sequence_state state);
+
+uint32_t sequence_produced(const struct sequence *s);
+
+/* An id that was planned is not known yet. */
+bool sequence_is_ahead(const struct sequence *s);
+
+/* Hashes of the full blocks among the first n_ids. */
+void sequence_hash(struct sequence *s, const struct blocks *b, uint32_t block_size);
+
+/* Keeps the full blocks that are known and planned; `step` computes the new ones. */
+void sequence_keep(struct sequence *s, struct blocks *b, uint32_t block_size, uint64_t step);
+
+/* The full blocks at its beginning that others have computed, each with one more user, *held by
+ * none. The last known id is always left to be computed. Returns their number. */
+uint32_t sequence_share(struct sequence *s, struct blocks *b, uint32_t block_size, uint64_t step,
+    bool *soon);
+
+/* Gives all its blocks back. forget: nobody is to find them any more. */
+void sequence_give_blocks(struct sequence *s, struct blocks *b, bool forget);
+
+/* Priority first, then those that ran before, then arrival. */
+bool sequence_goes_before(const struct sequence *a, const struct sequence *b);
+
+/* Puts s where it belongs; from the end, where most belong. */
+void sequence_insert(struct list_node *queue, struct sequence *s);
+
+#endif
