@@ -14,7 +14,7 @@ struct runtime_options {
     const char *tp_plan, *plugin; /* files */
     const char *log_level;
     int tp, threads;
-    int max_model_len, max_seqs, max_batched_tokens, block_size;
+    int max_model_len, max_seqs, max_batched_tokens, block_size, kv_blocks;
     uint64_t memory;        /* bytes that all ranks together may take */
     uint64_t seed;          /* of synth: weights; each command has its own row for it */
 };
@@ -66,7 +66,9 @@ struct death_options {
         (at) + offsetof(struct runtime_options, max_batched_tokens), "N",                          \
         "tokens in one step (default 512)", 1, 65536, 0},                                          \
     {"block-size", 0, OPTION_INT, (at) + offsetof(struct runtime_options, block_size), "N",        \
-        "tokens in a KV block (default 32)", 1, 4096, 0},                                          \
+        "tokens in a KV block (default 16)", 1, 4096, 0},                                          \
+    {"kv-blocks", 0, OPTION_INT, (at) + offsetof(struct runtime_options, kv_blocks), "N",          \
+        "KV blocks in the cache (default: as memory allows)", 1, 268435456, 0},                    \
     {"memory", 0, OPTION_BYTES, (at) + offsetof(struct runtime_options, memory), "BYTES",          \
         "what all ranks together may take, such as 8G (default: what is there)", 0, 0, 0},         \
     {"log-level", 0, OPTION_CHOICE, (at) + offsetof(struct runtime_options, log_level),            \

@@ -19,7 +19,7 @@ struct runtime_config {
     uint32_t tp;
     uint32_t threads;            /* 0: the cores divided by the ranks */
     uint32_t max_model_len;      /* 0: the model's, as far as memory allows */
-    uint32_t max_seqs, max_batched_tokens, block_size; /* 0: defaults of worker/ */
+    uint32_t max_seqs, max_batched_tokens, block_size, kv_blocks; /* 0: defaults of worker/ */
     uint64_t memory;             /* bytes for all ranks; 0: what the machine has */
     uint64_t seed;               /* of synth: weights */
     uint32_t log_level;

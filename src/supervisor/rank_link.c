@@ -195,7 +195,7 @@ static void take_error(struct request *r, const struct token_msg *m)
     switch (m->error) {
     case TOKEN_ERROR_TOO_LARGE:
         snprintf(line, sizeof(line), "the request needs %llu KV blocks, there are %llu: ask for fewer "
-            "tokens, or give the server more --memory", (unsigned long long)m->detail[0],
+            "tokens, or give the server more --memory or --kv-blocks", (unsigned long long)m->detail[0],
             (unsigned long long)m->detail[1]);
         request_fail(r, QUERN_CODE_TOO_LONG, line);
         return;

@@ -44,6 +44,7 @@ enum status runtime_config_from(const struct runtime_options *o, struct runtime_
         .max_seqs = (uint32_t)o->max_seqs,
         .max_batched_tokens = (uint32_t)o->max_batched_tokens,
         .block_size = (uint32_t)o->block_size,
+        .kv_blocks = (uint32_t)o->kv_blocks,
         .memory = o->memory,
         .seed = o->seed,
         .load_timeout_s = LOAD_TIMEOUT_S,

@@ -18,7 +18,7 @@
 enum {
     DEFAULT_SEQS = 16,
     DEFAULT_BATCHED_TOKENS = 512,
-    DEFAULT_BLOCK = 32,
+    DEFAULT_BLOCK = 16,
     PLAN_SLOTS = 8,
     MOST_PLAN_BYTES = 64 << 20, /* eight of them lie in the plan ring */
 };
@@ -130,13 +130,20 @@ static uint64_t block_bytes(const struct worker *w)
            shape->layers;
 }
 
-/* Blocks for as many whole contexts as `budget` holds, at most one for each slot. */
+/* What the cache has at least: as many blocks as were asked for, or one context. */
+static uint64_t cache_least(const struct worker *w, const struct agreement *a)
+{
+    return or_default(w->shared->config.kv_blocks, a->limits.max_blocks_per_slot) * block_bytes(w);
+}
+
+/* As many blocks as were asked for, or as `budget` holds, at most a whole context for each slot. */
 static void size_cache(struct worker *w, struct agreement *a, uint64_t budget)
 {
     uint64_t most = (uint64_t)a->limits.max_slots * a->limits.max_blocks_per_slot;
     uint64_t blocks = budget / block_bytes(w);
 
-    a->limits.n_blocks = (uint32_t)(blocks < most ? blocks : most);
+    a->limits.n_blocks =
+        or_default(w->shared->config.kv_blocks, (uint32_t)(blocks < most ? blocks : most));
 }
 
 /* Activations of this rank, and what a block of KV takes over all layers. */
@@ -163,13 +170,13 @@ static enum status fit_memory(struct worker *w, struct agreement *a)
     shape->limits = a->limits;
     shape->limits.n_blocks = 1;
     fixed = fixed_bytes(w, a);
-    context = a->limits.max_blocks_per_slot * block_bytes(w);
-    /* A default context may shrink, down to a sixteenth; one that was asked for may not. */
-    while (c->max_model_len == 0 && a->max_model_len > 1024 && fixed + 2 * context > there &&
+    context = cache_least(w, a);
+    /* A default context may shrink, down to a sixteenth; what was asked for may not. */
+    while (c->max_model_len == 0 && c->kv_blocks == 0 && a->max_model_len > 1024 && fixed + 2 * context > there &&
            a->max_model_len > (uint32_t)w->config.max_position / 16) {
         a->max_model_len /= 2;
         a->limits.max_blocks_per_slot = divide_up(a->max_model_len, a->limits.block_size);
-        context = a->limits.max_blocks_per_slot * block_bytes(w);
+        context = cache_least(w, a);
     }
     need = fixed + context;
     if (need > there) {

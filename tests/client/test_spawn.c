@@ -53,8 +53,8 @@ static void every_option_reaches_the_runtime_by_its_name(void **state)
     const char *const options[] = {"model", "DIR", "tp", "2", "threads", "3", "backend", "cpu",
         "compute", "f32", "kv-dtype", "f16", "quant", "int8", "quant-head", "none",
         "quant-activations", "dynamic", "tp-plan", "FILE", "plugin", "SO", "max-model-len", "64",
-        "max-seqs", "5", "max-batched-tokens", "7", "block-size", "16", "memory", "1.5G",
-        "log-level", "info", "max-restarts", "0", "step-timeout", "9", "seed", "0x10", NULL};
+        "max-seqs", "5", "max-batched-tokens", "7", "block-size", "16", "kv-blocks", "99",
+        "memory", "1.5G", "log-level", "info", "max-restarts", "0", "step-timeout", "9", "seed", "0x10", NULL};
     struct quern_options *o = quern_options_new();
     struct quern *q;
 
@@ -71,7 +71,7 @@ static void every_option_reaches_the_runtime_by_its_name(void **state)
     assert_non_null(strstr(written("said"), " --model DIR --tp 2 --threads 3 --backend cpu --compute "
         "f32 --kv-dtype f16 --quant int8 --quant-head none --quant-activations dynamic --tp-plan "
         "FILE --plugin SO --max-model-len 64 --max-seqs 5 --max-batched-tokens 7 --block-size 16 "
-        "--memory 1.5G --log-level info --max-restarts 0 --step-timeout 9 --seed 0x10\n"));
+        "--kv-blocks 99 --memory 1.5G --log-level info --max-restarts 0 --step-timeout 9 --seed 0x10\n"));
     quern_close(q);
 }
 
