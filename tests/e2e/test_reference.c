@@ -84,7 +84,7 @@ static void ranks_agree_with_transformers(void **state)
 /* The file, byte for byte, however the prompt is cut and the cache is laid out. */
 static void chunks_and_blocks_change_no_bit(void **state)
 {
-    static const char *const cuts[][2] = {{"512", "32"}, {"16", "32"}, {"17", "3"}, {"1", "1"}};
+    static const char *const cuts[][2] = {{"512", "16"}, {"7", "256"}, {"17", "3"}, {"1", "1"}};
     enum cpu_isa levels[ISA_LEVELS];
     int n = cpu_isa_levels(levels);
 
