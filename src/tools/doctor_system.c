@@ -106,10 +106,11 @@ static void explain_uring(struct report *r, enum verdict verdict, const char *wh
     int disabled = uring_disabled(), error = 0;
     long fd = syscall(SYS_io_uring_setup, 4, &params);
 
+    /* nothing to submit or to wait for: io_uring_enter alone may be refused */
+    if (fd < 0 || syscall(SYS_io_uring_enter, fd, 0, 0, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
+        error = errno;
     if (fd >= 0)
         close((int)fd);
-    else
-        error = errno;
     if (error == EPERM && disabled > 0) {
         report_add(r, verdict, "io_uring", "refused: kernel.io_uring_disabled is %d", disabled);
         report_advise(r, "sysctl kernel.io_uring_disabled=0 (as root); until then epoll serves");

@@ -124,19 +124,30 @@ static size_t name_offset(const char *path)
     return slash != NULL ? (size_t)(slash - path) + 1 : 0;
 }
 
-/* A descriptor of the folder with its lock; -1: another process has it, or it is gone. */
+/* A descriptor of the folder with its lock; -1 with errno: EWOULDBLOCK: another process has it;
+ * ENOENT: it is gone. */
 static int lock_folder(const char *path)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     struct stat ours, there;
+    int error = ENOENT;
 
     if (fd < 0)
         return -1;
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && fstat(fd, &ours) == 0 && stat(path, &there) == 0 &&
-        ours.st_dev == there.st_dev && ours.st_ino == there.st_ino)
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0)
+        error = errno;
+    else if (fstat(fd, &ours) == 0 && stat(path, &there) == 0 && ours.st_dev == there.st_dev &&
+             ours.st_ino == there.st_ino)
         return fd;
     close(fd);
+    errno = error;
     return -1;
+}
+
+/* By a filter, or a file system that has no locks. */
+static bool locks_refused(int error)
+{
+    return error == EPERM || error == ENOSYS || error == EOPNOTSUPP || error == ENOLCK;
 }
 
 /* Removes every NAME.tmp-NUMBER that nobody writes any more; f->dir ends with NAME. */
@@ -174,6 +185,8 @@ static enum status make_folder(struct folder *f)
         if (mkdir(f->path, 0777) != 0)
             break;
         f->lock_fd = lock_folder(f->path);
+        if (f->lock_fd < 0 && locks_refused(errno)) /* of others, too: nobody takes it for left over */
+            f->lock_fd = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
         if (f->lock_fd >= 0)
             return STATUS_OK;
     }

@@ -111,7 +111,7 @@ static void *watch(void *context)
     for (int i = 0; i < r->n; i++)
         p[i] = (struct pollfd){.fd = r->pidfds[i], .events = POLLIN};
     p[r->n] = (struct pollfd){.fd = r->quit_fd, .events = POLLIN};
-    while (poll(p, (nfds_t)r->n + 1, -1) < 0)
+    while (poll(p, (nfds_t)r->n + 1, -1) < 0 && errno == EINTR)
         ;
     for (int i = 0; i < r->n && r->died == 0; i++)
         if (p[i].revents != 0)
@@ -129,11 +129,11 @@ static enum status watch_ranks(struct ranks *r)
         return STATUS_OK;
     r->quit_fd = eventfd(0, EFD_CLOEXEC);
     if (r->quit_fd < 0)
-        return log_fail(STATUS_IO, "no eventfd: %s", strerror(errno));
+        return log_call_failed(errno, "eventfd", "cannot watch the ranks");
     error = pthread_create(&r->watcher, NULL, watch, r);
     if (error != 0) {
         close(r->quit_fd);
-        return log_fail(STATUS_IO, "no thread: %s", strerror(error));
+        return log_call_failed(error, "clone3", "cannot watch the ranks");
     }
     r->watching = true;
     return STATUS_OK;

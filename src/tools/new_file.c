@@ -141,7 +141,7 @@ static enum status name_it(const struct new_file *f)
     snprintf(unnamed, sizeof(unnamed), "/proc/self/fd/%d", fileno(f->out));
     unlink(f->part); /* of a process that had our number, and died between two calls */
     if (linkat(AT_FDCWD, unnamed, AT_FDCWD, f->part, AT_SYMLINK_FOLLOW) != 0)
-        return fail_write(f);
+        return log_call_failed(errno, "linkat", "%s: cannot be written", f->path);
     return STATUS_OK;
 }
 

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -191,6 +192,18 @@ static void words_name_levels(void **state)
     assert_int_equal(level, LOG_LEVEL_DEBUG);
 }
 
+static void refused_call_is_told_from_one_that_failed(void **state)
+{
+    (void)state;
+    assert_int_equal(log_call_failed(EMFILE, "eventfd", "no bell for rank %d", 3), STATUS_IO);
+    assert_string_equal(log_last_error(), "no bell for rank 3: eventfd: Too many open files");
+    log_call_failed(ENOSYS, "eventfd", "no bell");
+    assert_non_null(strstr(log_last_error(), "no bell: eventfd: Function not implemented: "));
+    assert_non_null(strstr(log_last_error(), "allow it in the container's seccomp profile"));
+    log_call_failed(EPERM, "eventfd", "%s", log_last_error());
+    assert_non_null(strstr(log_last_error(), "no bell: eventfd: Function not"));
+}
+
 static void every_status_has_a_name_of_its_own(void **state)
 {
     (void)state;
@@ -218,6 +231,7 @@ int main(void)
         LISTENING(each_thread_has_its_own_last_error),
         LISTENING(standard_error_gets_one_line_with_our_name),
         LISTENING(words_name_levels),
+        LISTENING(refused_call_is_told_from_one_that_failed),
         LISTENING(every_status_has_a_name_of_its_own),
     };
 

@@ -7,17 +7,15 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "tests/support/refuse.h"
 
 struct lack {
     int limit;        /* RLIMIT_..; 0: none */
@@ -26,21 +24,6 @@ struct lack {
     const char *name; /* an environment variable, or NULL */
     const char *value;
 };
-
-static void refuse_call(int number)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)number, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {.len = sizeof(filter) / sizeof(filter[0]), .filter = filter};
-
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
-        _exit(126);
-}
 
 /* Runs it in a child that lacks that; what it printed on both outputs, and its status. */
 static int doctor(const struct lack *lack, char *said, size_t room)
@@ -64,8 +47,8 @@ static int doctor(const struct lack *lack, char *said, size_t room)
         if (lack->limit != 0 &&
             setrlimit(lack->limit, &(struct rlimit){lack->most, lack->most}) != 0)
             _exit(126);
-        if (lack->call != 0)
-            refuse_call(lack->call);
+        if (lack->call != 0 && !refuse_calls((const long[REFUSE_MOST]){lack->call}, EPERM))
+            _exit(126);
         execl(program, program, "doctor", (char *)NULL);
         _exit(127);
     }
@@ -124,6 +107,10 @@ static void refused_calls_are_named(void **state)
     (void)state;
     finds(LACK(.call = SYS_io_uring_setup), 0, "note     io_uring          refused",
         "until then epoll serves");
+    finds(LACK(.call = SYS_io_uring_enter), 0, "note     io_uring          refused by a filter",
+        "allow io_uring_setup, io_uring_enter and");
+    finds(LACK(.call = SYS_sched_getaffinity), 0,
+        "note     cpu               sched_getaffinity is refused", "or set --threads");
     finds(LACK(.call = SYS_memfd_create), 1, "problem  shared memory", "memfd_create");
     finds(LACK(.call = SYS_pidfd_open), 1, "problem  processes         pidfd_open is refused",
         "a seccomp profile that allows pidfd_open");

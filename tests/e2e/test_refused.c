@@ -188,12 +188,43 @@ static void server_takes_the_other_way_too(void **state)
     temp_dir_remove(&dir);
 }
 
+/* Nothing else is left beside it. */
+static void folder_is_written_where_locks_are_refused(void **state)
+{
+    char model[4096], out[1024], line[4096], listed[4096];
+    struct temp_dir dir;
+    struct command c;
+
+    (void)state;
+    temp_dir_make(&dir);
+    snprintf(out, sizeof(out), "%s", temp_dir_file(&dir, "out"));
+    refused_calls = (const long[REFUSE_MOST]){SYS_flock};
+    for (int e = 0; e < ALL; e++) {
+        refused_error = both[e];
+        child_prepare = refuse;
+        child_run(&c, NULL, (const char *const[]){"quantize", "-m", story_file(model, ""),
+            "--quant", "int8", out, NULL});
+        child_prepare = NULL;
+        if (c.status != 0)
+            fail_msg("status %d: %s", c.status, c.err);
+        child_free(&c);
+        snprintf(line, sizeof(line), "test -s %s/model.safetensors && rm -r %s",
+            out, out);
+        assert_int_equal(shell(line, listed, sizeof(listed)), 0);
+        snprintf(line, sizeof(line), "ls -A %s", temp_dir_file(&dir, "."));
+        shell(line, listed, sizeof(listed));
+        assert_string_equal(listed, "");
+    }
+    temp_dir_remove(&dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(another_way_is_taken_and_the_answer_is_the_same),
         cmocka_unit_test(call_that_is_needed_is_named_in_one_line),
         cmocka_unit_test(server_takes_the_other_way_too),
+        cmocka_unit_test(folder_is_written_where_locks_are_refused),
     };
 
     if (!filters_work()) {
