@@ -115,9 +115,10 @@ static void another_way_is_taken_and_the_answer_is_the_same(void **state)
         {.calls = {SYS_sched_setaffinity}},
         {.calls = {SYS_pidfd_send_signal}},
         {.calls = {SYS_epoll_pwait2}, .loop = "QUERN_LOOP=epoll"},
+        /* together; no madvise or prlimit64, without which sanitizers do not start */
         {.calls = {SYS_io_uring_enter, SYS_sched_setaffinity, SYS_pidfd_send_signal,
-            SYS_epoll_pwait2, SYS_madvise, SYS_mbind, SYS_get_mempolicy, SYS_membarrier,
-            SYS_prlimit64, SYS_setpgid, SYS_getrandom, SYS_sysinfo}},
+            SYS_epoll_pwait2, SYS_mbind, SYS_get_mempolicy, SYS_membarrier, SYS_setpgid,
+            SYS_getrandom, SYS_sysinfo}},
     };
 
     (void)state;
