@@ -8,11 +8,10 @@
  * run in the order they were planned, so what a plan takes from a sequence may
  * be given away in the next one, also while steps that name it are under way.
  *
- * Admission: by priority, then in order of arrival, when there are a slot and
- * blocks for what is known; blocks for the answer are taken as it grows. When
- * there is none, the youngest of the lowest priority gives back its slot and
- * blocks, and goes on before new ones, what it knows computed again. The
- * oldest can have all blocks, so it always ends.
+ * Admission: in order of arrival, when there are a slot and blocks for what is
+ * known; blocks for the answer are taken as it grows. When there is none, the
+ * youngest gives back its slot and blocks, and goes on before new ones, what it
+ * knows computed again. The oldest can have all blocks, so it always ends.
  *
  * A step: a row for each answer first, then chunks of prompts. While others
  * have prompts, one chunk takes half of what the step has left, so that a long
@@ -58,7 +57,6 @@ struct engine_request {
     uint32_t max_tokens; /* >= 1; the context's end cuts it */
     struct sampling sampling;
     bool ignore_eos;
-    int32_t priority; /* higher goes first */
 };
 
 /* Since engine_open(), but the first four. */

@@ -20,7 +20,6 @@ enum status sequence_new(const struct engine_request *r, uint32_t max_tokens, ui
     s->ids = (int32_t *)(void *)((char *)s->blocks + table);
     memcpy(s->ids, r->ids, (size_t)r->n_ids * sizeof(*s->ids));
     s->id = r->id;
-    s->priority = r->priority;
     s->sampling = r->sampling;
     s->ignore_eos = r->ignore_eos;
     s->n_prompt = s->n_ids = r->n_ids;
@@ -129,8 +128,6 @@ bool sequence_goes_before(const struct sequence *a, const struct sequence *b)
 {
     bool ran_a = a->state == SEQUENCE_PREEMPTED, ran_b = b->state == SEQUENCE_PREEMPTED;
 
-    if (a->priority != b->priority)
-        return a->priority > b->priority;
     if (ran_a != ran_b)
         return ran_a;
     return a->arrival < b->arrival;

@@ -27,7 +27,6 @@ struct sequence {
     enum sequence_state state;
     uint64_t id, arrival;
     uint64_t named_until; /* so many steps must be done before none names it */
-    int32_t priority;
     struct sampling sampling;
     bool ignore_eos;
     uint32_t n_prompt, max_tokens;
@@ -71,7 +70,7 @@ uint32_t sequence_share(struct sequence *s, struct blocks *b, uint32_t block_siz
 /* Gives all its blocks back. forget: nobody is to find them any more. */
 void sequence_give_blocks(struct sequence *s, struct blocks *b, bool forget);
 
-/* Priority first, then those that ran before, then arrival. */
+/* Those that ran before, then arrival. */
 bool sequence_goes_before(const struct sequence *a, const struct sequence *b);
 
 /* Puts s where it belongs; from the end, where most belong. */

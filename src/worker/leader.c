@@ -220,6 +220,16 @@ static enum status loop(struct leader *l)
     return s >= STATUS_OK ? stop_group(l) : s;
 }
 
+static void tell_counts(const struct engine *e)
+{
+    struct engine_counts c = engine_counts(e);
+
+    log_info("%llu tokens of prompts came, %llu of them were found in the cache; %llu were computed, "
+        "%llu produced; %llu sequences gave way", (unsigned long long)c.prefix_asked,
+        (unsigned long long)c.prefix_hit, (unsigned long long)c.tokens_in,
+        (unsigned long long)c.tokens_out, (unsigned long long)c.preemptions);
+}
+
 enum status leader_run(struct worker *w)
 {
     struct leader l = {.w = w};
@@ -235,8 +245,10 @@ enum status leader_run(struct worker *w)
 
     if (s != STATUS_OK)
         return s;
+    log_info("the KV cache has %u blocks of %u tokens", w->limits.n_blocks, w->limits.block_size);
     l.plan = malloc(plan_max_bytes(&w->limits));
     s = l.plan != NULL ? loop(&l) : log_fail(STATUS_NOMEM, "no memory for a plan");
+    tell_counts(l.engine);
     free(l.plan);
     engine_close(l.engine);
     return s;

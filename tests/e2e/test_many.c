@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,13 +88,30 @@ static void answer_together(const struct raw_server *s)
     }
 }
 
+/* It says what it did: prompts were found again, and sequences gave way. */
+static void stop_crowded(struct raw_server *s)
+{
+    unsigned long long found, gave_way;
+    const char *at;
+
+    kill(s->command.pid, SIGTERM);
+    assert_int_equal(child_finish(&s->command, 10000), 0);
+    at = strstr(s->command.err, " tokens of prompts came, ");
+    assert_non_null(at);
+    assert_int_equal(sscanf(at, " tokens of prompts came, %llu of them were found in the cache; %*u "
+        "were computed, %*u produced; %llu sequences gave way", &found, &gave_way), 2);
+    print_message("# %llu ids found again, %llu sequences gave way\n", found, gave_way);
+    assert_true(found > 1000 && gave_way > 10);
+    child_free(&s->command);
+}
+
 /* Without a prefix to share: each by a server that has just one place. */
 static void each_is_what_it_is_alone(const char *tp)
 {
     const char *const lonely[] = {"--tp", tp, "--max-seqs", "1", "--max-batched-tokens", "64",
         "--kv-blocks", "20", NULL};
     const char *const crowded[] = {"--tp", tp, "--max-seqs", "24", "--max-batched-tokens", "48",
-        "--kv-blocks", "80", "--block-size", "4", NULL};
+        "--kv-blocks", "80", "--block-size", "4", "--log-level", "info", NULL};
     struct raw_server s;
     uint64_t seed = test_seed();
 
@@ -105,7 +123,7 @@ static void each_is_what_it_is_alone(const char *tp)
     raw_server_start(&s, crowded);
     answer_together(&s);
     answer_together(&s); /* and with what the first time left in the cache */
-    raw_server_stop(&s, "");
+    stop_crowded(&s);
     for (int i = 0; i < REQUESTS; i++)
         free(requests[i].alone);
 }

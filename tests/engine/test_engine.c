@@ -150,21 +150,6 @@ static void requests_start_in_order_of_arrival(void **state)
     assert_int_equal(plan_starts(b->plan)->sampling.seed, 3);
 }
 
-static void higher_priority_starts_first(void **state)
-{
-    struct bench *b = *state;
-    int32_t ids[] = {1, 2};
-
-    for (uint64_t id = 1; id <= 3; id++)
-        assert_int_equal(engine_add(b->engine, &(struct engine_request){.id = id, .ids = ids,
-            .n_ids = 2, .max_tokens = 1, .priority = id == 3, .sampling = {.seed = id,
-            .top_p = 1}}), STATUS_OK);
-    planned(b);
-    assert_int_equal(b->plan->n_starts, 3);
-    for (uint32_t i = 0; i < 3; i++)
-        assert_int_equal(plan_starts(b->plan)[i].sampling.seed, (i + 2) % 3 + 1);
-}
-
 static void no_more_sequences_run_than_there_are_slots(void **state)
 {
     struct bench *b = *state;
@@ -408,7 +393,6 @@ int main(void)
         ENGINE_TEST(no_more_sequences_run_than_there_are_slots),
         ENGINE_TEST(end_token_is_noticed_one_step_late),
         ENGINE_TEST(ended_sequence_gives_its_slot_and_blocks_to_the_next_plan),
-        ENGINE_TEST(higher_priority_starts_first),
         ENGINE_TEST(ignored_end_token_is_an_id_like_others),
         ENGINE_TEST(waiting_request_is_cancelled_at_once),
         ENGINE_TEST(cancelled_request_is_gone_when_its_steps_are_done),

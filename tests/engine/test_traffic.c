@@ -118,7 +118,7 @@ static void add_one(struct run *r)
     r->n_added++;
     if (engine_add(r->engine, &(struct engine_request){.id = id, .ids = x->prompt,
             .n_ids = x->n_prompt, .max_tokens = wanted, .ignore_eos = x->ignore_eos,
-            .priority = pick(r, 10) == 0, .sampling = {.seed = id, .top_p = 1}}) != STATUS_OK)
+            .sampling = {.seed = id, .top_p = 1}}) != STATUS_OK)
         wrong(r, "a request that fits was refused");
 }
 
