@@ -5,7 +5,6 @@
  * row in this plan yet. A prompt's blocks are taken when it is admitted. The
  * device's table gets an entry when a row first needs it, so a plan's changes
  * are bounded by its tokens, but for what a sequence shares. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "engine/engine_inside.h"
@@ -25,13 +24,12 @@ static uint32_t blocks_of(const struct engine *e, uint32_t length)
     return (length + e->limits.block_size - 1) / e->limits.block_size;
 }
 
-/* The entries that positions up to `length` need and the device has not. */
-static void tell_blocks(const struct engine *e, struct plan *plan, struct sequence *s,
-    uint32_t length)
+/* The entries that its positions need and the device has not. */
+static void tell_blocks(const struct engine *e, struct plan *plan, struct sequence *s)
 {
     struct block_change *changes = plan_changes(plan);
 
-    for (; s->n_told < blocks_of(e, length); s->n_told++)
+    for (; s->n_told < blocks_of(e, s->length); s->n_told++)
         changes[plan->n_changes++] = (struct block_change){
             .slot = s->slot, .index = s->n_told, .block = s->blocks[s->n_told]};
 }
@@ -46,7 +44,7 @@ static struct plan_row *add_row(const struct engine *e, struct plan *plan, struc
     plan->n_tokens += n_tokens;
     s->length += n_tokens;
     s->named_until = plan->number + 1;
-    tell_blocks(e, plan, s, s->length);
+    tell_blocks(e, plan, s);
     return row;
 }
 
@@ -109,16 +107,11 @@ static void plan_answers(struct engine *e, struct plan *plan)
 
 /* Prompts --------------------------------------------------------------------------------- */
 
-static bool has_prompt(const struct sequence *s)
-{
-    return s->state == SEQUENCE_PREFILL && s->length < s->target;
-}
-
 /* Half of what is left goes to the first while there are others, of them the next gets half. */
 static uint32_t chunk(const struct engine *e, const struct plan *plan, const struct sequence *s,
     bool others)
 {
-    uint32_t room = e->limits.max_tokens - plan->n_tokens, left = s->target - s->length;
+    uint32_t room = e->limits.max_tokens - plan->n_tokens, left = s->n_ids - s->length;
     bool answers = plan->n_rows > 0 && plan_rows(plan)->kind == ROW_DECODE;
 
     if (others && room > e->limits.block_size)
@@ -137,7 +130,7 @@ static void plan_chunk(struct engine *e, struct plan *plan, struct sequence *s, 
     memcpy(plan_tokens(plan) + row->first_token, s->ids + from, n * sizeof(int32_t));
     e->counts.tokens_in += n;
     sequence_keep(s, e->blocks, e->limits.block_size, plan->number);
-    if (s->length < s->target)
+    if (s->length < s->n_ids)
         return;
     sequence_move(s, SEQUENCE_DECODE);
     note_output(e, plan, s, row);
@@ -146,7 +139,7 @@ static void plan_chunk(struct engine *e, struct plan *plan, struct sequence *s, 
 static bool others_have_prompts(const struct engine *e, const struct list_node *at)
 {
     for (at = at->next; at != &e->running; at = at->next)
-        if (has_prompt(LIST_OF(at, struct sequence, queue)))
+        if (LIST_OF(at, struct sequence, queue)->state == SEQUENCE_PREFILL)
             return true;
     return e->n_free_slots > 0 && !list_empty(&e->waiting);
 }
@@ -156,7 +149,7 @@ static void plan_prompts(struct engine *e, struct plan *plan)
     for (struct list_node *at = e->running.next; at != &e->running; at = at->next) {
         struct sequence *s = LIST_OF(at, struct sequence, queue);
 
-        if (has_prompt(s) && has_room(e, plan))
+        if (s->state == SEQUENCE_PREFILL && has_room(e, plan))
             plan_chunk(e, plan, s, others_have_prompts(e, at));
     }
 }
@@ -171,7 +164,7 @@ static bool is_coming(const struct engine *e, const struct sequence *s, uint32_t
     for (struct list_node *at = e->running.prev; at != &e->running; at = at->prev) {
         const struct sequence *r = LIST_OF(at, struct sequence, queue);
 
-        if (has_prompt(r) && block >= r->length / size && block < r->target / size &&
+        if (r->state == SEQUENCE_PREFILL && block >= r->length / size && block < r->n_ids / size &&
             r->hashes[block] == s->hashes[block])
             return true;
     }
@@ -216,7 +209,6 @@ static enum admission admit(struct engine *e, struct plan *plan, struct sequence
     e->counts.running++;
     sequence_move(s, SEQUENCE_PREFILL);
     sequence_insert(&e->running, s);
-    s->target = s->n_ids;
     s->slot = e->free_slots[--e->n_free_slots];
     plan_starts(plan)[plan->n_starts++] =
         (struct slot_start){.slot = s->slot, .length = s->length, .sampling = s->sampling};

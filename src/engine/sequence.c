@@ -63,7 +63,8 @@ bool sequence_is_ahead(const struct sequence *s)
 
 /* Blocks ---------------------------------------------------------------------------------- */
 
-void sequence_hash(struct sequence *s, const struct blocks *b, uint32_t block_size)
+/* Of the full blocks among the first n_ids. */
+static void hash(struct sequence *s, const struct blocks *b, uint32_t block_size)
 {
     for (; s->n_hashed < s->n_ids / block_size; s->n_hashed++)
         s->hashes[s->n_hashed] = block_hash(b, s->n_hashed > 0 ? s->hashes[s->n_hashed - 1] : 0,
@@ -74,7 +75,7 @@ void sequence_keep(struct sequence *s, struct blocks *b, uint32_t block_size, ui
 {
     uint32_t full = (s->length < s->n_ids ? s->length : s->n_ids) / block_size;
 
-    sequence_hash(s, b, block_size);
+    hash(s, b, block_size);
     while (s->n_kept < full) {
         uint32_t i = s->n_kept;
 
@@ -94,7 +95,7 @@ uint32_t sequence_share(struct sequence *s, struct blocks *b, uint32_t block_siz
     uint32_t most = (s->n_ids - 1) / block_size;
     struct content found;
 
-    sequence_hash(s, b, block_size);
+    hash(s, b, block_size);
     *soon = false;
     while (s->n_blocks < most && block_find(b, &s->kept, s->hashes[s->n_blocks],
                s->ids + (size_t)s->n_blocks * block_size, &found)) {
@@ -124,7 +125,7 @@ void sequence_give_blocks(struct sequence *s, struct blocks *b, bool forget)
 
 /* Queues ---------------------------------------------------------------------------------- */
 
-bool sequence_goes_before(const struct sequence *a, const struct sequence *b)
+static bool goes_before(const struct sequence *a, const struct sequence *b)
 {
     bool ran_a = a->state == SEQUENCE_PREEMPTED, ran_b = b->state == SEQUENCE_PREEMPTED;
 
@@ -137,7 +138,7 @@ void sequence_insert(struct list_node *queue, struct sequence *s)
 {
     struct list_node *at = queue->prev;
 
-    while (at != queue && sequence_goes_before(s, LIST_OF(at, struct sequence, queue)))
+    while (at != queue && goes_before(s, LIST_OF(at, struct sequence, queue)))
         at = at->prev;
     list_prepend(at, &s->queue);
 }

@@ -15,7 +15,7 @@
 
 enum sequence_state {
     SEQUENCE_WAITING,   /* for a slot and blocks */
-    SEQUENCE_PREFILL,   /* what it knows is being computed */
+    SEQUENCE_PREFILL,   /* what it knows is being computed, positions [length, n_ids) */
     SEQUENCE_DECODE,    /* a row of one id a step */
     SEQUENCE_PREEMPTED, /* waits again, before those that never ran */
     SEQUENCE_ENDED,     /* told; a step under way may name it */
@@ -32,7 +32,6 @@ struct sequence {
     uint32_t n_prompt, max_tokens;
     uint32_t n_ids;    /* known */
     uint32_t expected; /* ids planned so far, of max_tokens; those known are n_ids - n_prompt */
-    uint32_t target;   /* SEQUENCE_PREFILL: positions to compute before an id is sampled */
     uint32_t length, slot;
     uint32_t n_blocks, n_told; /* told: entries of the device's table */
     uint32_t n_hashed;
@@ -56,24 +55,20 @@ uint32_t sequence_produced(const struct sequence *s);
 /* An id that was planned is not known yet. */
 bool sequence_is_ahead(const struct sequence *s);
 
-/* Hashes of the full blocks among the first n_ids. */
-void sequence_hash(struct sequence *s, const struct blocks *b, uint32_t block_size);
-
 /* Keeps the full blocks that are known and planned; `step` computes the new ones. */
 void sequence_keep(struct sequence *s, struct blocks *b, uint32_t block_size, uint64_t step);
 
-/* The full blocks at its beginning that others have computed, each with one more user, *held by
- * none. The last known id is always left to be computed. Returns their number. */
+/* Takes the full blocks at its beginning that steps before `step` compute, each with one more user;
+ * returns how many. The last known id is always left to be computed. *soon: the next one is kept,
+ * too, but `step` itself computes it. */
 uint32_t sequence_share(struct sequence *s, struct blocks *b, uint32_t block_size, uint64_t step,
     bool *soon);
 
 /* Gives all its blocks back. forget: nobody is to find them any more. */
 void sequence_give_blocks(struct sequence *s, struct blocks *b, bool forget);
 
-/* Those that ran before, then arrival. */
-bool sequence_goes_before(const struct sequence *a, const struct sequence *b);
-
-/* Puts s where it belongs; from the end, where most belong. */
+/* Puts s where it belongs: those that ran before, then by arrival. From the end, where most
+ * belong. */
 void sequence_insert(struct list_node *queue, struct sequence *s);
 
 #endif
