@@ -156,8 +156,9 @@ static void plan_prompts(struct engine *e, struct plan *plan)
 
 /* Admission ------------------------------------------------------------------------------- */
 
-/* Another computes just now what s needs next. */
-static bool is_coming(const struct engine *e, const struct sequence *s, uint32_t block)
+/* Who computes just now what s has as its full block `block`; NULL: nobody. */
+static const struct sequence *computing(const struct engine *e, const struct sequence *s,
+    uint32_t block)
 {
     uint32_t size = e->limits.block_size;
 
@@ -166,9 +167,20 @@ static bool is_coming(const struct engine *e, const struct sequence *s, uint32_t
 
         if (r->state == SEQUENCE_PREFILL && block >= r->length / size && block < r->n_ids / size &&
             r->hashes[block] == s->hashes[block])
-            return true;
+            return r;
     }
-    return false;
+    return NULL;
+}
+
+/* The last of the full blocks from `block` on in which r's prompt and s are alike. */
+static uint32_t last_alike(const struct engine *e, const struct sequence *r,
+    const struct sequence *s, uint32_t block)
+{
+    uint32_t known = r->n_ids < s->n_ids - 1 ? r->n_ids : s->n_ids - 1;
+
+    while (block + 1 < known / e->limits.block_size && r->hashes[block + 1] == s->hashes[block + 1])
+        block++;
+    return block;
 }
 
 enum admission { ADMITTED, LATER, NO_ROOM };
@@ -179,14 +191,19 @@ static enum admission take_blocks(struct engine *e, struct plan *plan, struct se
 {
     uint32_t shared, needed = blocks_of(e, s->n_ids), spare = e->counts.running;
     uint64_t changes = plan_max_changes(&e->limits) - e->limits.max_slots - plan->n_changes;
+    const struct sequence *other = NULL;
     bool soon;
 
     shared = sequence_share(s, e->blocks, e->limits.block_size, plan->number, &soon);
-    if (soon || (shared < (s->n_ids - 1) / e->limits.block_size && is_coming(e, s, shared))) {
+    if (shared < (s->n_ids - 1) / e->limits.block_size)
+        other = computing(e, s, shared);
+    if (soon || other != NULL) {
+        s->awaits = other != NULL ? last_alike(e, other, s, shared) + 1 : 0;
         sequence_give_blocks(s, e->blocks, false);
         return LATER;
     }
-    if (needed - shared + spare > blocks_available(e->blocks) || needed > changes) {
+    s->wanted = needed - shared + spare;
+    if (s->wanted > blocks_available(e->blocks) || needed > changes) {
         sequence_give_blocks(s, e->blocks, false);
         return NO_ROOM;
     }
@@ -198,10 +215,17 @@ static enum admission take_blocks(struct engine *e, struct plan *plan, struct se
 
 static enum admission admit(struct engine *e, struct plan *plan, struct sequence *s)
 {
-    enum admission a = take_blocks(e, plan, s);
+    enum admission a;
 
+    /* What kept it waiting may still be so: then its prefix is not looked up in every step. */
+    if (s->awaits > 0 && computing(e, s, s->awaits - 1) != NULL)
+        return LATER;
+    if (e->counts.running > 0 && s->wanted > blocks_available(e->blocks))
+        return NO_ROOM;
+    a = take_blocks(e, plan, s);
     if (a != ADMITTED)
         return a;
+    s->awaits = s->wanted = 0;
     e->counts.prefix_asked += s->n_ids;
     e->counts.prefix_hit += s->length;
     list_remove(&s->queue);

@@ -35,6 +35,8 @@ struct sequence {
     uint32_t length, slot;
     uint32_t n_blocks, n_told; /* told: entries of the device's table */
     uint32_t n_hashed;
+    uint32_t awaits;   /* while it waits: 1 + the block that another was computing for it; 0: none */
+    uint32_t wanted;   /* and the free blocks that it would have needed when it was looked at last */
     uint32_t n_kept;       /* full blocks that are kept, up to: */
     struct content kept;
     uint64_t *hashes;      /* [blocks of the whole answer] of full blocks, [n_hashed] known */
