@@ -25,6 +25,17 @@ struct backend_options {
                                  * be told from one that hangs; NULL: nobody looks */
 };
 
+/* What memory is for: it is planned by these before any is taken. */
+enum memory_kind {
+    MEMORY_WEIGHTS,
+    MEMORY_BUFFERS,   /* what has a row for each token of a step: activations, also rounded */
+    MEMORY_KV,
+    MEMORY_LOGITS,    /* what has a row for each output of a step, and the results of steps */
+    MEMORY_WORKSPACE, /* sequences and their block tables, copies of plans, scratch of threads */
+    MEMORY_SYMMETRIC, /* what ranks share for collectives */
+    MEMORY_KINDS,
+};
+
 struct device;     /* a backend's own */
 struct executable; /* a program loaded on a device */
 
@@ -72,8 +83,9 @@ struct backend {
      * same on every rank. The group is opened with room for them. */
     size_t (*gather_bytes)(const struct plan_limits *limits, uint32_t longest);
 
-    /* Bytes program_load() will take: activations and KV cache, in that order. */
-    void (*program_bytes)(struct device *d, const struct program *p, size_t bytes[2]);
+    /* Sets the bytes of the kinds that program_load() takes: all but weights and symmetric. */
+    void (*program_bytes)(struct device *d, const struct program *p,
+        uint64_t bytes[MEMORY_KINDS]);
 
     /* The program and its weights must outlive the executable. */
     enum status (*program_load)(struct device *d, const struct program *p,

@@ -96,8 +96,8 @@ struct executable {
     struct comm *comm; /* the program's tp group; NULL: alone */
     int threads;
 
-    void *memory, *cache; /* two mappings */
-    size_t bytes[2];
+    void *memory, *cache; /* two mappings: buffers, logits and workspace; KV */
+    size_t memory_bytes, cache_bytes;
 
     float *buffers[PROGRAM_MAX_BUFFERS]; /* [max rows, cols] */
     void *rounded;           /* [max rows, widest linear input] in the kernel's x type */
@@ -181,8 +181,8 @@ size_t sample_gather_bytes(const struct plan_limits *l, uint32_t longest);
 enum status comm_ops_check(const struct program *p);
 
 /* Assigns every pointer of x into its memory, in one order; with memory NULL it only counts.
- * Returns the bytes of all. */
-size_t layout_memory(struct executable *x);
+ * bytes: of buffers, logits and workspace, which are set; the sum is returned. */
+size_t layout_memory(struct executable *x, uint64_t bytes[MEMORY_KINDS]);
 size_t cache_bytes(const struct program_shape *shape);
 struct kv_view cache_view(const struct executable *x, int layer);
 

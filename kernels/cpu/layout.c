@@ -71,16 +71,24 @@ static struct widest widest_linear(const struct program *p)
     return most;
 }
 
-static void layout_buffers(struct executable *x, struct carver *c)
+/* The program's buffers that have a row for each token, or for each output. */
+static void layout_rows(struct executable *x, struct carver *c, enum extent rows)
 {
     const struct program *p = x->program;
-    const struct plan_limits *l = &p->shape.limits;
-    struct widest widest = widest_linear(p);
-    size_t rows = larger(l->max_tokens, l->max_outputs);
 
     for (int i = 0; i < p->n_buffers; i++)
-        x->buffers[i] = carve(c,
-            (size_t)program_most_rows(l, &p->buffers[i]) * p->buffers[i].cols, sizeof(float));
+        if (p->buffers[i].rows == rows)
+            x->buffers[i] = carve(c, (size_t)program_most_rows(&p->shape.limits, &p->buffers[i]) *
+                p->buffers[i].cols, sizeof(float));
+}
+
+static void layout_buffers(struct executable *x, struct carver *c)
+{
+    const struct plan_limits *l = &x->program->shape.limits;
+    struct widest widest = widest_linear(x->program);
+    size_t rows = larger(l->max_tokens, l->max_outputs);
+
+    layout_rows(x, c, EXTENT_TOKENS);
     x->rounded = carve(c, rows * widest.inputs, sizeof(float));
     x->codes = carve(c, rows * widest.codes, sizeof(*x->codes));
     x->scales = carve(c, rows * widest.scales, sizeof(*x->scales));
@@ -131,31 +139,43 @@ static void layout_sampling(struct executable *x, struct carver *c)
     x->shard_offsets = carve(c, ranks, sizeof(*x->shard_offsets));
 }
 
-static void layout_steps(struct executable *x, struct carver *c)
+static void layout_logits(struct executable *x, struct carver *c)
 {
     const struct program_shape *shape = &x->program->shape;
-    uint32_t outputs = shape->limits.max_outputs;
+    size_t outputs = shape->limits.max_outputs;
     bool root = is_alone(x) || x->comm->rank == 0;
+
+    layout_rows(x, c, EXTENT_OUTPUTS);
+    for (int i = 0; i < BACKEND_DEPTH; i++)
+        x->steps[i].logits = carve(c, root ? outputs * shape->vocab : 0, sizeof(float));
+}
+
+static void layout_steps(struct executable *x, struct carver *c)
+{
+    const struct plan_limits *l = &x->program->shape.limits;
 
     for (int i = 0; i < BACKEND_DEPTH; i++) {
         struct step *s = &x->steps[i];
 
         s->x = x;
-        s->plan = carve(c, plan_max_bytes(&shape->limits), 1);
-        s->ids = carve(c, outputs, sizeof(*s->ids));
-        s->logits = carve(c, root ? (size_t)outputs * shape->vocab : 0, sizeof(*s->logits));
+        s->plan = carve(c, plan_max_bytes(l), 1);
+        s->ids = carve(c, l->max_outputs, sizeof(*s->ids));
         s->told = carve(c, (size_t)x->threads, sizeof(*s->told));
     }
 }
 
-size_t layout_memory(struct executable *x)
+size_t layout_memory(struct executable *x, uint64_t bytes[MEMORY_KINDS])
 {
     struct carver c = {.base = x->memory};
 
     layout_buffers(x, &c);
+    bytes[MEMORY_BUFFERS] = c.at;
+    layout_logits(x, &c);
+    bytes[MEMORY_LOGITS] = c.at - bytes[MEMORY_BUFFERS];
     layout_state(x, &c);
     layout_sampling(x, &c);
     layout_steps(x, &c);
+    bytes[MEMORY_WORKSPACE] = c.at - bytes[MEMORY_BUFFERS] - bytes[MEMORY_LOGITS];
     return c.at;
 }
 

@@ -81,13 +81,14 @@ static void cpu_write_rows(struct device *d, void *dst, size_t dst_stride, const
 
 /* Steps ---------------------------------------------------------------------------------- */
 
-static void cpu_program_bytes(struct device *d, const struct program *p, size_t bytes[2])
+static void cpu_program_bytes(struct device *d, const struct program *p,
+    uint64_t bytes[MEMORY_KINDS])
 {
     struct executable x = {
         .device = d, .program = p, .comm = program_comm(p), .threads = pool_threads(d->pool)};
 
-    bytes[0] = layout_memory(&x);
-    bytes[1] = cache_bytes(&p->shape);
+    layout_memory(&x, bytes);
+    bytes[MEMORY_KV] = cache_bytes(&p->shape);
 }
 
 static enum status check_group(const struct program *p)
@@ -105,6 +106,7 @@ static enum status check_group(const struct program *p)
 static enum status cpu_program_load(struct device *d, const struct program *p,
     struct executable **out)
 {
+    uint64_t bytes[MEMORY_KINDS];
     struct executable *x;
     enum status s = check_group(p);
 
@@ -120,23 +122,27 @@ static enum status cpu_program_load(struct device *d, const struct program *p,
     x->comm = program_comm(p);
     x->threads = pool_threads(d->pool);
     x->checks_finite = finite_wanted();
-    cpu_program_bytes(d, p, x->bytes);
-    x->memory = memory_map(x->bytes[0], false);
-    x->cache = memory_map(x->bytes[1], false);
+    x->memory_bytes = layout_memory(x, bytes);
+    x->cache_bytes = cache_bytes(&p->shape);
+    x->memory = memory_map(x->memory_bytes, false);
+    x->cache = memory_map(x->cache_bytes, false);
     if (x->memory == NULL || x->cache == NULL) {
-        s = log_fail(STATUS_NOMEM, "no memory for %zu bytes of activations and %zu of KV cache: "
-            "use a smaller --memory, --max-seqs or --max-batched-tokens", x->bytes[0], x->bytes[1]);
+        s = log_fail(STATUS_NOMEM, "no memory for %llu bytes of buffers, %llu of logits, %llu of "
+            "workspace and %zu of KV cache: use a smaller --memory, --max-seqs or "
+            "--max-batched-tokens", (unsigned long long)bytes[MEMORY_BUFFERS],
+            (unsigned long long)bytes[MEMORY_LOGITS], (unsigned long long)bytes[MEMORY_WORKSPACE],
+            x->cache_bytes);
         goto err_unmap;
     }
-    layout_memory(x);
+    layout_memory(x, bytes);
     memset(x->tables, NO_BLOCK, (size_t)p->shape.limits.max_slots *
         p->shape.limits.max_blocks_per_slot * sizeof(*x->tables));
     plan_barriers(x);
     *out = x;
     return STATUS_OK;
 err_unmap:
-    memory_unmap(x->memory, x->bytes[0]);
-    memory_unmap(x->cache, x->bytes[1]);
+    memory_unmap(x->memory, x->memory_bytes);
+    memory_unmap(x->cache, x->cache_bytes);
     free(x);
     return s;
 }
@@ -148,8 +154,8 @@ static void cpu_program_unload(struct executable *x)
     for (int i = 0; i < BACKEND_DEPTH; i++)
         if (x->steps[i].used)
             pool_wait(x->device->pool, x->steps[i].ticket);
-    memory_unmap(x->memory, x->bytes[0]);
-    memory_unmap(x->cache, x->bytes[1]);
+    memory_unmap(x->memory, x->memory_bytes);
+    memory_unmap(x->cache, x->cache_bytes);
     free(x);
 }
 

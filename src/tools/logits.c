@@ -2,9 +2,10 @@
  *
  * No supervisor and no requests: this process is rank 0 itself, starts the
  * other ranks as a supervisor would, and publishes one plan after another,
- * each a chunk of the prompt that wants its tokens' logits. A thread watches
- * the ranks' ends meanwhile: one that is killed sets no abort word itself, and
- * this one would wait for it in a collective for ever. */
+ * each a chunk of the prompt that wants logits of as many of its last tokens as
+ * a step has outputs. A thread watches the ranks' ends meanwhile: one that is
+ * killed sets no abort word itself, and this one would wait for it in a
+ * collective for ever. */
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -257,6 +258,15 @@ static void fill_plan(struct plan *plan, const struct worker *w, const int32_t *
     plan_pack(plan);
 }
 
+/* Of positions [at, n), of which those from `from` on want logits. */
+static size_t chunk_at(const struct plan_limits *limits, size_t at, size_t n, size_t from)
+{
+    size_t most = (at > from ? at : from) + limits->max_outputs - at;
+
+    most = most < limits->max_tokens ? most : limits->max_tokens;
+    return n - at < most ? n - at : most;
+}
+
 static enum status run_chunks(struct worker *w, const int32_t *ids, size_t n, size_t last,
     const struct new_file *f)
 {
@@ -270,7 +280,7 @@ static enum status run_chunks(struct worker *w, const int32_t *ids, size_t n, si
         struct step_result result;
         size_t wanted; /* of this chunk's positions */
 
-        chunk = n - at < w->limits.max_tokens ? n - at : w->limits.max_tokens;
+        chunk = chunk_at(&w->limits, at, n, n - last);
         wanted = at + chunk <= n - last ? 0 : at >= n - last ? chunk : at + chunk - (n - last);
         fill_plan(plan, w, ids, at, chunk, wanted, generation);
         s = worker_publish(w, plan);

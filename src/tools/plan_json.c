@@ -131,19 +131,24 @@ static json_t *buffers_json(const struct program *p, bool *failed)
     return buffers;
 }
 
+static json_t *memory_json(const uint64_t bytes[MEMORY_KINDS], bool *failed)
+{
+    json_t *memory = json_object();
+
+    for (int k = 0; k < MEMORY_KINDS; k++)
+        set(memory, memory_rows[k].key, number(bytes[k]), failed);
+    return memory;
+}
+
 static json_t *rank_json(const struct plan_model *m, int rank, bool *failed)
 {
-    const struct rank_bytes *b = &m->ranks[rank].bytes;
     const struct program *p = &m->ranks[rank].model.program;
     json_t *r = json_pack("{s:i, s:i, s:i, s:i, s:i}", "rank", rank, "heads", (int)p->shape.heads,
         "kv_heads", (int)p->shape.kv_heads, "first_id", (int)p->shape.vocab_first, "ids",
         (int)p->shape.vocab_rows);
 
-    set(r, "weights", number(b->weights), failed);
-    set(r, "activations", number(b->activations), failed);
-    set(r, "workspace", number(b->workspace), failed);
-    set(r, "kv_per_token", number(b->kv_per_token), failed);
-    set(r, "kv_cache", number(b->kv), failed);
+    set(r, "memory", memory_json(m->ranks[rank].memory, failed), failed);
+    set(r, "kv_per_token", number(m->ranks[rank].kv_per_token), failed);
     set(r, "buffers", buffers_json(p, failed), failed);
     return r;
 }
@@ -183,6 +188,7 @@ static json_t *plan_json(const struct plan_list *list, bool *failed)
     set(plan, "program", program_json(list, failed), failed);
     set(plan, "communication", communication_json(list, failed), failed);
     set(plan, "ranks", ranks, failed);
+    set(plan, "memory", memory_json(m->memory, failed), failed);
     set(plan, "weights_evenness", evenness_json(plan_weights_evenness(m)), failed);
     set(plan, "kv_evenness", evenness_json(plan_kv_evenness(m)), failed);
     return plan;

@@ -262,12 +262,12 @@ bool plan_same_tensors(const struct plan_list *list, int a, int b)
 }
 
 static struct evenness evenness_of(const struct plan_model *m,
-    uint64_t (*of)(const struct rank_bytes *))
+    uint64_t (*of)(const struct plan_rank *))
 {
     struct evenness e = {0};
 
     for (int rank = 0; rank < m->size; rank++) {
-        uint64_t bytes = of(&m->ranks[rank].bytes);
+        uint64_t bytes = of(&m->ranks[rank]);
 
         e.mean += (double)bytes / m->size;
         if (bytes > e.largest)
@@ -276,14 +276,14 @@ static struct evenness evenness_of(const struct plan_model *m,
     return e;
 }
 
-static uint64_t weights_of(const struct rank_bytes *b)
+static uint64_t weights_of(const struct plan_rank *r)
 {
-    return b->weights;
+    return r->memory[MEMORY_WEIGHTS];
 }
 
-static uint64_t kv_of(const struct rank_bytes *b)
+static uint64_t kv_of(const struct plan_rank *r)
 {
-    return b->kv_per_token;
+    return r->kv_per_token;
 }
 
 struct evenness plan_weights_evenness(const struct plan_model *m)

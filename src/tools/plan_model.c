@@ -83,68 +83,76 @@ static enum status build_rank(struct plan_model *m, int rank)
     return STATUS_OK;
 }
 
-/* What rank 0's worker would choose for all. */
-static enum status choose_limits(struct plan_model *m, struct agreement *a)
+/* As much of a rank's worker as counts memory. */
+static struct worker worker_of(const struct plan_model *m, struct shared *shared, int rank)
 {
-    struct shared shared = {.control = calloc(1, sizeof(*shared.control))};
-    struct worker w = {
-        .shared = &shared,
+    return (struct worker){
+        .shared = shared,
+        .rank = rank,
         .size = m->size,
         .threads = m->threads,
         .config = m->config,
         .backend = m->backend,
         .device = m->device,
-        .model = m->ranks[0].model,
+        .model = m->ranks[rank].model,
     };
+}
+
+/* What rank 0's worker would choose for all. */
+static enum status choose_limits(struct plan_model *m, struct shared *shared, struct agreement *a)
+{
+    struct worker w = worker_of(m, shared, 0);
+    uint64_t own[MEMORY_KINDS], others[MEMORY_KINDS];
     enum status s;
 
-    if (shared.control == NULL)
-        return log_fail(STATUS_NOMEM, "no memory for a group's control page");
-    for (int r = 0; r < m->size; r++)
-        if (m->ranks[r].model.builder.weight_bytes > w.largest_weights)
-            w.largest_weights = m->ranks[r].model.builder.weight_bytes;
-    shared.config = m->options;
-    if (m->options.memory == 0)
-        shared.config.memory = plenty;
+    setup_own(&w, own);
+    for (int rank = 1; rank < m->size; rank++) {
+        struct worker other = worker_of(m, shared, rank);
+
+        setup_own(&other, others);
+        memory_compare(&w, own, others);
+    }
     a->threads = (uint32_t)m->threads;
     s = setup_limits(&w, a);
-    free(shared.control);
+    memcpy(m->memory, w.memory, sizeof(m->memory));
     return s;
 }
 
 /* What the rank's worker would take, and whether its program is sound. */
-static enum status measure_rank(struct plan_model *m, int rank, const struct agreement *a)
+static enum status measure_rank(struct plan_model *m, struct shared *shared, int rank,
+    const struct agreement *a)
 {
     struct plan_rank *r = &m->ranks[rank];
     struct program_shape *shape = &r->model.program.shape;
-    size_t bytes[2];
+    struct worker w = worker_of(m, shared, rank);
     enum status s;
 
     shape->limits = a->limits;
     s = builder_finish(&r->model.builder);
     if (s != STATUS_OK)
         return s;
-    m->backend->program_bytes(m->device, &r->model.program, bytes);
-    r->bytes = (struct rank_bytes){
-        .weights = r->model.builder.weight_bytes,
-        .activations = bytes[0],
-        .workspace = m->size > 1 ? a->region_bytes : 0,
-        .kv_per_token = program_block_bytes(shape) / a->limits.block_size * shape->layers,
-        .kv = (uint64_t)a->limits.n_blocks * program_block_bytes(shape) * shape->layers,
-    };
+    memory_own(&w, a, r->memory);
+    r->kv_per_token = program_block_bytes(shape) * shape->layers / a->limits.block_size;
     return STATUS_OK;
 }
 
 static enum status measure_ranks(struct plan_model *m)
 {
+    struct shared shared = {.control = calloc(1, sizeof(*shared.control)), .config = m->options};
     struct agreement a = {0};
-    enum status s = choose_limits(m, &a);
+    enum status s;
 
+    if (shared.control == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for a group's control page");
+    if (m->options.memory == 0)
+        shared.config.memory = plenty;
+    s = choose_limits(m, &shared, &a);
     m->max_seqs = a.limits.max_slots;
     m->max_model_len = a.max_model_len;
     m->max_batched_tokens = a.limits.max_tokens;
     for (int rank = 0; s == STATUS_OK && rank < m->size; rank++)
-        s = measure_rank(m, rank, &a);
+        s = measure_rank(m, &shared, rank, &a);
+    free(shared.control);
     return s;
 }
 

@@ -11,18 +11,11 @@
 
 #include "worker/worker.h"
 
-/* What one rank takes, in bytes. */
-struct rank_bytes {
-    uint64_t weights, activations;
-    uint64_t workspace;    /* shared memory for collectives */
-    uint64_t kv_per_token; /* of context, over all layers */
-    uint64_t kv;           /* of max_seqs whole contexts */
-};
-
 struct plan_rank {
     struct qwen3 model;
     struct comm comm; /* rank and size alone: program_check() asks for them */
-    struct rank_bytes bytes;
+    uint64_t memory[MEMORY_KINDS]; /* bytes */
+    uint64_t kv_per_token;         /* bytes of context, over all layers */
     bool built;
 };
 
@@ -37,6 +30,7 @@ struct plan_model {
     int threads;         /* of each rank */
     int size;            /* ranks */
     uint32_t max_seqs, max_model_len, max_batched_tokens;
+    uint64_t memory[MEMORY_KINDS]; /* bytes, of the rank that needs most of a kind */
     struct plan_rank ranks[MAX_RANKS];
 };
 

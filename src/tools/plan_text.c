@@ -292,18 +292,18 @@ static enum status print_communication(const struct plan_list *list)
 
 static void add_memory(const struct plan_model *m, int rank, struct table *t)
 {
-    const struct rank_bytes *b = &m->ranks[rank].bytes;
-    const struct program_shape *shape = &m->ranks[rank].model.program.shape;
-    const uint64_t columns[] = {b->weights, b->activations, b->workspace, b->kv_per_token, b->kv,
-        b->weights + b->activations + b->workspace + b->kv};
+    const struct plan_rank *r = &m->ranks[rank];
+    const struct program_shape *shape = &r->model.program.shape;
     char bytes[16];
 
     table_begin(t);
     table_word(t, "  rank %d", rank);
     table_word(t, "%u", shape->heads);
     table_word(t, "%u", shape->kv_heads);
-    for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++)
-        table_word(t, "%s", bytes_text(columns[i], bytes));
+    for (int k = 0; k < MEMORY_KINDS; k++)
+        table_word(t, "%s", bytes_text(r->memory[k], bytes));
+    table_word(t, "%s", bytes_text(memory_sum(r->memory), bytes));
+    table_word(t, "%s", bytes_text(r->kv_per_token, bytes));
 }
 
 static void print_evenness(const char *what, struct evenness e)
@@ -317,8 +317,7 @@ static void print_evenness(const char *what, struct evenness e)
 
 static enum status print_memory(const struct plan_list *list)
 {
-    static const char *const heads[] = {"MEMORY", "heads", "KV heads", "weights", "activations",
-        "workspace", "KV per token", "KV cache", "in all"};
+    static const char *const heads[] = {"MEMORY", "heads", "KV heads"};
     const struct plan_model *m = list->model;
     struct table t = {0};
     enum status s;
@@ -326,10 +325,14 @@ static enum status print_memory(const struct plan_list *list)
     table_begin(&t);
     for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
         table_word(&t, "%s", heads[i]);
+    for (int k = 0; k < MEMORY_KINDS; k++)
+        table_word(&t, "%s", memory_rows[k].name);
+    table_word(&t, "%s", "in all");
+    table_word(&t, "%s", "KV per token");
     for (int rank = 0; rank < m->size; rank++)
         add_memory(m, rank, &t);
     s = print_and_free(&t);
-    printf("  activations are for %u tokens in a step, the KV cache for %u sequences of %u tokens "
+    printf("  buffers are for %u tokens in a step, the KV cache for %u sequences of %u tokens "
            "(%s)\n", m->max_batched_tokens, m->max_seqs, m->max_model_len,
         m->options.memory == 0 ? "it gets what memory there is" : "as far as --memory allows");
     if (m->size == 1)

@@ -1,9 +1,7 @@
 /* setup.c - the numbers the ranks run by: chosen once by rank 0, checked by all.
  *
- * Memory is planned before it is taken: weights and activations are known from
- * the program, the symmetric heap from its shapes, and what is left goes to
- * the KV cache, up to max_seqs contexts. On the CPU the cache is only touched
- * as it fills, so a generous one costs nothing. */
+ * What the options ask for is known to every rank; what memory allows of it is
+ * rank 0's to find (fit.c), and the others take its word. */
 #include <string.h>
 
 #include "base/cores.h"
@@ -19,6 +17,7 @@ enum {
     DEFAULT_SEQS = 16,
     DEFAULT_BATCHED_TOKENS = 512,
     DEFAULT_BLOCK = 16,
+    LEAST_OUTPUTS = 32,
     PLAN_SLOTS = 8,
     MOST_PLAN_BYTES = 64 << 20, /* eight of them lie in the plan ring */
 };
@@ -27,6 +26,11 @@ static const uint64_t collective_deadline_ns = 120u * 1000000000ull;
 static uint32_t or_default(uint32_t given, uint32_t fallback)
 {
     return given != 0 ? given : fallback;
+}
+
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
 }
 
 static uint32_t divide_up(uint32_t a, uint32_t b)
@@ -45,10 +49,14 @@ static void first_limits(struct worker *w, struct agreement *a)
         .vocab = (uint32_t)w->config.vocab,
     };
     /* every running sequence gets its row in each step */
-    if (a->limits.max_tokens < a->limits.max_slots)
-        a->limits.max_tokens = a->limits.max_slots;
-    a->limits.max_outputs = a->limits.max_tokens;
+    a->limits.max_tokens = larger(a->limits.max_tokens, a->limits.max_slots);
+    /* each of them has an output, and some may ask for more; more of a prompt's take more steps */
+    a->limits.max_outputs = larger(a->limits.max_slots, LEAST_OUTPUTS);
+    if (a->limits.max_outputs > a->limits.max_tokens)
+        a->limits.max_outputs = a->limits.max_tokens;
     a->max_model_len = or_default(c->max_model_len, (uint32_t)w->config.max_position);
+    a->limits.max_blocks_per_slot = divide_up(a->max_model_len, a->limits.block_size);
+    a->limits.n_blocks = 1; /* until memory says how many */
 }
 
 static struct mesh_shape mesh_shape(const struct worker *w)
@@ -106,110 +114,41 @@ static void comm_options(struct worker *w, const struct agreement *a, struct col
     };
 }
 
-static enum status refuse(const struct worker *w, uint64_t need, uint64_t kv, uint64_t there)
-{
-    char all[16], weights[16], cache[16], has[16];
-    bool limited = w->shared->config.memory != 0;
-
-    return log_fail(STATUS_NOMEM,
-        "this model needs %s (weights %s, KV cache %s, over %d rank%s), %s %s: use a smaller "
-        "model or --max-model-len%s",
-        memory_text(need * (uint64_t)w->size, all),
-        memory_text(w->largest_weights * (uint64_t)w->size, weights),
-        memory_text(kv * (uint64_t)w->size, cache), w->size, w->size > 1 ? "s" : "",
-        memory_text(there * (uint64_t)w->size, has),
-        limited ? "are allowed" : "are there", limited ? ", or a larger --memory" : "");
-}
-
-/* One block of all layers on the rank that has most KV heads: blocks are as many on every rank. */
-static uint64_t block_bytes(const struct worker *w)
-{
-    const struct program_shape *shape = &w->model.program.shape;
-
-    return program_block_bytes(shape) / shape->kv_heads * w->model.builder.kv_heads_most *
-           shape->layers;
-}
-
-/* What the cache has at least: as many blocks as were asked for, or one context. */
-static uint64_t cache_least(const struct worker *w, const struct agreement *a)
-{
-    return or_default(w->shared->config.kv_blocks, a->limits.max_blocks_per_slot) * block_bytes(w);
-}
-
-/* As many blocks as were asked for, or as `budget` holds, at most a whole context for each slot. */
-static void size_cache(struct worker *w, struct agreement *a, uint64_t budget)
-{
-    uint64_t most = (uint64_t)a->limits.max_slots * a->limits.max_blocks_per_slot;
-    uint64_t blocks = budget / block_bytes(w);
-
-    a->limits.n_blocks =
-        or_default(w->shared->config.kv_blocks, (uint32_t)(blocks < most ? blocks : most));
-}
-
-/* Activations of this rank, and what a block of KV takes over all layers. */
-static uint64_t fixed_bytes(struct worker *w, const struct agreement *a)
+uint64_t setup_symmetric_bytes(struct worker *w, const struct agreement *a)
 {
     struct coll_shm_options comm;
-    size_t bytes[2];
 
+    if (w->size == 1)
+        return 0;
     comm_options(w, a, &comm);
-    w->backend->program_bytes(w->device, &w->model.program, bytes);
-    return w->largest_weights + bytes[0] +
-           (w->size > 1 ? mesh_heap_bytes(mesh_shape(w), &comm) : 0);
+    return mesh_heap_bytes(mesh_shape(w), &comm);
 }
 
-static enum status fit_memory(struct worker *w, struct agreement *a)
+void setup_own(struct worker *w, uint64_t bytes[MEMORY_KINDS])
 {
-    const struct runtime_config *c = &w->shared->config;
-    struct program_shape *shape = &w->model.program.shape;
-    uint64_t there = (c->memory != 0 ? c->memory : memory_available()) / (uint64_t)w->size;
-    uint64_t fixed, context, need, could;
-    enum status s;
+    struct agreement a = {0};
 
-    a->limits.max_blocks_per_slot = divide_up(a->max_model_len, a->limits.block_size);
-    shape->limits = a->limits;
-    shape->limits.n_blocks = 1;
-    fixed = fixed_bytes(w, a);
-    context = cache_least(w, a);
-    /* A default context may shrink, down to a sixteenth; what was asked for may not. */
-    while (c->max_model_len == 0 && c->kv_blocks == 0 && a->max_model_len > 1024 && fixed + 2 * context > there &&
-           a->max_model_len > (uint32_t)w->config.max_position / 16) {
-        a->max_model_len /= 2;
-        a->limits.max_blocks_per_slot = divide_up(a->max_model_len, a->limits.block_size);
-        context = cache_least(w, a);
-    }
-    need = fixed + context;
-    if (need > there) {
-        if (c->memory != 0)
-            return refuse(w, need, context, there);
-        s = memory_try(need * (uint64_t)w->size, &could);
-        there = could / (uint64_t)w->size;
-        if (s != STATUS_OK)
-            return s == STATUS_NOMEM ? refuse(w, need, context, there) : s;
-    }
-    size_cache(w, a, c->memory != 0 ? there - fixed : context + (there - need) / 2);
-    return STATUS_OK;
+    first_limits(w, &a);
+    memory_own(w, &a, bytes);
 }
 
 enum status setup_limits(struct worker *w, struct agreement *a)
 {
-    struct coll_shm_options comm;
     enum status s;
 
     first_limits(w, a);
     if (a->max_model_len > (uint32_t)w->config.max_position)
         return log_fail(STATUS_INVALID, "--max-model-len %u is more than this model's %d positions",
             a->max_model_len, w->config.max_position);
-    s = fit_memory(w, a);
+    s = memory_fit(w, a);
     if (s != STATUS_OK)
         return s;
-    comm_options(w, a, &comm);
     a->plan_bytes = plan_max_bytes(&a->limits);
     if (a->plan_bytes == 0 || a->plan_bytes > MOST_PLAN_BYTES)
         return log_fail(STATUS_INVALID, "%u tokens in blocks of %u make too large a plan: use a "
             "larger --block-size or a smaller --max-model-len", a->max_model_len,
             a->limits.block_size);
-    a->region_bytes = w->size > 1 ? mesh_heap_bytes(mesh_shape(w), &comm) : SYMHEAP_PAGE;
+    a->region_bytes = w->size > 1 ? setup_symmetric_bytes(w, a) : SYMHEAP_PAGE;
     return STATUS_OK;
 }
 
@@ -324,13 +263,15 @@ static enum status read_blob(const struct worker *w, int rank, void *out, size_t
 
 enum status setup_sizes(struct worker *w)
 {
-    uint64_t mine = w->model.builder.weight_bytes, theirs;
-    enum status s = join(w, &mine, sizeof(mine));
+    uint64_t mine[MEMORY_KINDS], theirs[MEMORY_KINDS];
+    enum status s;
 
+    setup_own(w, mine);
+    s = join(w, mine, sizeof(mine));
     for (int r = 0; s == STATUS_OK && r < w->size; r++) {
-        s = read_blob(w, r, &theirs, sizeof(theirs));
-        if (s == STATUS_OK && theirs > w->largest_weights)
-            w->largest_weights = theirs;
+        s = read_blob(w, r, theirs, sizeof(theirs));
+        if (s == STATUS_OK)
+            memory_compare(w, mine, theirs);
     }
     return s;
 }

@@ -144,6 +144,15 @@ static void tell_facts(struct worker *w)
     };
 }
 
+static void tell_memory(const struct worker *w)
+{
+    char all[16], list[MEMORY_LIST];
+
+    log_info("memory%s: %s; %s in all, of that the KV cache as it fills",
+        w->size > 1 ? " of a rank, at most" : "", memory_list(w->memory, 1, list),
+        memory_text(memory_sum(w->memory), all));
+}
+
 /* What must be the same on every rank of a model: each read config and plan, and asked the plan's
  * strategies, by itself. */
 static uint64_t model_hash(const struct qwen3 *m)
@@ -194,8 +203,10 @@ enum status worker_open(struct shared *shared, int rank, struct worker *w)
         worker_close(w);
         return s;
     }
-    if (rank == 0)
+    if (rank == 0) {
         tell_facts(w);
+        tell_memory(w);
+    }
     log_debug("rank %d: %s", rank, w->backend->describe(w->device));
     member_stage(&w->seat, STAGE_READY);
     return STATUS_OK;

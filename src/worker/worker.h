@@ -38,7 +38,9 @@ struct worker {
     struct broadcast_ring plans;
     struct mesh mesh;
     struct qwen3 model;
-    uint64_t largest_weights; /* bytes, of the rank that has most */
+    uint64_t beyond[MEMORY_KINDS]; /* bytes that the rank which needs most of a kind takes beyond
+                                    * this one */
+    uint64_t memory[MEMORY_KINDS]; /* rank 0: as planned, of the rank that needs most of a kind */
     struct executable *executable;
     uint64_t submitted, finished; /* steps: numbers below these */
 };
@@ -69,14 +71,45 @@ struct agreement {
     uint64_t plan_bytes;
 };
 
-/* All ranks: sets w->largest_weights. */
+/* All ranks: sets w->beyond. */
 enum status setup_sizes(struct worker *w);
 
-/* Rank 0: limits that the options ask for and the memory allows, for w->largest_weights. */
+/* What this rank would take within the options' own limits, with one KV block. */
+void setup_own(struct worker *w, uint64_t bytes[MEMORY_KINDS]);
+
+/* Shared memory of each rank; 0: it is alone. */
+uint64_t setup_symmetric_bytes(struct worker *w, const struct agreement *a);
+
+/* Rank 0: limits that the options ask for and the memory allows, for w->beyond; sets w->memory. */
 enum status setup_limits(struct worker *w, struct agreement *a);
 
 /* All ranks: the step segment, the comm, the same numbers everywhere. */
 enum status setup_agree(struct worker *w, struct agreement *a);
+
+/* fit.c ----------------------------------------------------------------------------------- */
+
+/* How a kind is called in JSON and in words, and what makes it smaller. */
+struct memory_row {
+    const char *key, *name, *takes, *smaller;
+};
+extern const struct memory_row memory_rows[MEMORY_KINDS];
+
+/* "weights 1.2 GB, buffers 52.3 MB, ...", of so many ranks alike; returns text. */
+enum { MEMORY_LIST = 256 };
+const char *memory_list(const uint64_t bytes[MEMORY_KINDS], uint64_t ranks,
+    char text[MEMORY_LIST]);
+uint64_t memory_sum(const uint64_t bytes[MEMORY_KINDS]);
+
+/* What this rank takes within a->limits. */
+void memory_own(struct worker *w, const struct agreement *a, uint64_t bytes[MEMORY_KINDS]);
+
+/* Raises w->beyond where another rank takes more than this one. */
+void memory_compare(struct worker *w, const uint64_t own[MEMORY_KINDS],
+    const uint64_t other[MEMORY_KINDS]);
+
+/* Rank 0: sizes the KV cache, and the context where the options leave it open. NOMEM (logged): it
+ * does not fit, and which kind is large. */
+enum status memory_fit(struct worker *w, struct agreement *a);
 
 /* memory.c -------------------------------------------------------------------------------- */
 

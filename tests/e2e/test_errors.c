@@ -101,8 +101,8 @@ static void models_that_cannot_be_are_told_why(void **state)
     REFUSES(1, "llama", "logits", "-m", dir, "--ids", "1", "-o", "/dev/null");
     write_text("config.json", "{\"model_type\": ");
     REFUSES(1, "config.json", "logits", "-m", dir, "--ids", "1", "-o", "/dev/null");
-    REFUSES(1, "are allowed: use a smaller model", "logits", "-m", "synth:0.6b", "--memory", "300M",
-        "--ids", "1", "-o", "/dev/null");
+    REFUSES(1, "the weights take 1.2 GB: use a smaller model", "logits", "-m", "synth:0.6b",
+        "--memory", "300M", "--ids", "1", "-o", "/dev/null");
     REFUSES(1, "synth:7b", "logits", "-m", "synth:7b", "--ids", "1", "-o", "/dev/null");
     REFUSES(1, "has no config.json", "logits", "-m", test_file(path, "golden/qwen3-tokenizer"),
         "--ids", "1", "-o", "/dev/null");
@@ -234,8 +234,8 @@ static void many_sequences_of_many_blocks_run(void **state)
 static void failing_ranks_say_it_once(void **state)
 {
     (void)state;
-    REFUSES(1, "are allowed: use a smaller model", "run", "-m", "synth:0.6b", "--memory", "300M",
-        "--tp", "4", "x");
+    REFUSES(1, "the weights take 1.2 GB: use a smaller model", "run", "-m", "synth:0.6b",
+        "--memory", "300M", "--tp", "4", "x");
 }
 
 static void no_file_is_left_half_written(void **state)

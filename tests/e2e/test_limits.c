@@ -136,6 +136,17 @@ static uint64_t number(const json_t *object, const char *key)
     return (uint64_t)json_integer_value(json_object_get(object, key));
 }
 
+static uint64_t memory_sum(const json_t *memory)
+{
+    static const char *const kinds[] = {
+        "weights", "buffers", "kv_cache", "logits", "workspace", "symmetric"};
+    uint64_t all = 0;
+
+    for (int i = 0; i < 6; i++)
+        all += number(memory, kinds[i]);
+    return all;
+}
+
 static void step_has_a_token_for_every_sequence(void **state)
 {
     char model[4096];
@@ -159,11 +170,12 @@ static void check_context(const char *memory_text, uint64_t memory, uint64_t wan
     json_t *plan = plan_with((const char *const[]){"plan", "--json", "-m", "synth:0.6b",
         "--memory", memory_text, "--threads", "1", NULL});
     const json_t *rank = json_array_get(json_object_get(plan, "ranks"), 0);
-    uint64_t fixed = number(rank, "weights") + number(rank, "activations");
+    const json_t *memory_of = json_object_get(rank, "memory");
+    uint64_t cache = number(memory_of, "kv_cache"), fixed = memory_sum(memory_of) - cache;
     uint64_t context = number(plan, "max_model_len") * number(rank, "kv_per_token");
 
     assert_int_equal(number(plan, "max_model_len"), want);
-    assert_true(fixed + number(rank, "kv_cache") <= memory && number(rank, "kv_cache") >= context);
+    assert_true(fixed + cache <= memory && cache >= context);
     if (want > 40960 / 16)
         assert_true(fixed + 2 * context <= memory);
     if (want < 40960)
@@ -171,32 +183,124 @@ static void check_context(const char *memory_text, uint64_t memory, uint64_t wan
     json_decref(plan);
 }
 
+static void does_not_fit(const char *memory, const char *option, const char *value,
+    const char *why)
+{
+    struct command c;
+
+    child_run(&c, NULL, (const char *const[]){"plan", "-m", "synth:0.6b", "--memory", memory,
+        option, value, NULL});
+    if (c.status != 1 || strstr(c.err, why) == NULL)
+        fail_msg("--memory %s %s %s: status %d, %s", memory, option, value, c.status, c.err);
+    child_free(&c);
+}
+
 static void context_is_halved_to_fit_the_memory_and_no_further(void **state)
 {
     const uint64_t gib = UINT64_C(1) << 30;
-    struct command c;
 
     (void)state;
     check_context("16G", 16 * gib, 40960);
     check_context("8G", 8 * gib, 20480);
     check_context("5G", 5 * gib, 10240);
-    check_context("2500M", UINT64_C(2500) << 20, 2560);
+    check_context("1700M", UINT64_C(1700) << 20, 2560);
     /* what was asked for is not made smaller, and there is a least that is of use */
-    child_run(&c, NULL, (const char *const[]){"plan", "-m", "synth:0.6b", "--memory", "4G",
-        "--max-model-len", "40960", NULL});
-    assert_int_equal(c.status, 1);
-    assert_non_null(strstr(c.err, "use a smaller model or --max-model-len"));
+    does_not_fit("5G", "--max-model-len", "40960", "the KV cache takes 4.7 GB: use a smaller "
+        "--max-model-len or --kv-blocks, or a larger --memory");
+    does_not_fit("1500M", "--max-seqs", "16", "the KV cache takes 293.6 MB: use a smaller "
+        "--max-model-len");
+}
+
+/* A model of 1.2 GB, and one option each that makes another kind too large. */
+static void what_does_not_fit_is_named_with_the_option_that_changes_it(void **state)
+{
+    (void)state;
+    does_not_fit("800M", "--max-model-len", "64",
+        "the weights take 1.2 GB: use a smaller model or --quant, or a larger --memory");
+    does_not_fit("4G", "--max-batched-tokens", "65536",
+        "the buffers take 5.6 GB: use a smaller --max-batched-tokens");
+    does_not_fit("2G", "--kv-blocks", "100000", "the KV cache takes 183.5 GB: use a smaller "
+        "--kv-blocks, or a larger --memory");
+    does_not_fit("2G", "--max-seqs", "1024", "the logits take 1.9 GB: use fewer --max-seqs");
+    does_not_fit("1500M", "--threads", "256",
+        "the workspace takes 622.6 MB: use fewer --max-seqs or --threads");
+}
+
+/* What is not enough is told of every rank's share, and by how much. */
+static void what_does_not_fit_is_counted_over_all_ranks(void **state)
+{
+    struct command c;
+    char model[4096];
+
+    (void)state;
+    child_run(&c, NULL, (const char *const[]){"plan", "-m", few_ids(model), "--tp", "2",
+        "--threads", "1", "--max-batched-tokens", "4096", "--memory", "2M", NULL});
+    if (c.status != 1 || strstr(c.err, "this model needs ") == NULL ||
+        strstr(c.err, " on 2 ranks, ") == NULL ||
+        strstr(c.err, " more than the 2.1 MB that are allowed (weights 0.") == NULL ||
+        strstr(c.err, ", symmetric memory ") == NULL)
+        fail_msg("status %d, %s", c.status, c.err);
     child_free(&c);
-    child_run(&c, NULL, (const char *const[]){"plan", "-m", "synth:0.6b", "--memory", "2000M",
-        NULL});
-    assert_int_equal(c.status, 1);
-    assert_non_null(strstr(c.err, "use a smaller model or --max-model-len"));
-    child_free(&c);
+}
+
+/* Of the rank that needs most of a kind: logits are rank 0's, and heads are not even. */
+static void memory_is_told_at_the_start_as_it_is_planned(void **state)
+{
+    static const char *const kinds[][2] = {{"weights", "weights"}, {"buffers", "buffers"},
+        {"KV cache", "kv_cache"}, {"logits", "logits"}, {"workspace", "workspace"},
+        {"symmetric memory", "symmetric"}};
+    static const char *const tps[] = {"1", "2", "3"};
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        json_t *plan = plan_with((const char *const[]){"plan", "--json", "--tp", tps[i],
+            "--threads", "2", "--memory", "400M", NULL});
+        const json_t *memory = json_object_get(plan, "memory");
+        struct command c;
+
+        child_run(&c, NULL, (const char *const[]){"run", "--log-level", "info", "--tp", tps[i],
+            "--threads", "2", "--memory", "400M", "-n", "1", "Once", NULL});
+        assert_int_equal(c.status, 0);
+        for (int k = 0; k < 6; k++) {
+            char words[64];
+
+            snprintf(words, sizeof(words), "%s %.1f MB", kinds[k][0],
+                (double)number(memory, kinds[k][1]) / 1e6);
+            if (strstr(c.err, words) == NULL)
+                fail_msg("tp %s: \"%s\" is not told: %s", tps[i], words, c.err);
+        }
+        child_free(&c);
+        json_decref(plan);
+    }
+}
+
+static void logits_are_for_the_sequences_and_not_for_every_token(void **state)
+{
+    static const char *const ways[][4] = {/* sequences, tokens, tp, outputs */
+        {"4", "128", "1", "32"}, {"4", "2048", "1", "32"}, {"64", "2048", "1", "64"},
+        {"4", "8", "1", "8"}, {"4", "128", "2", "32"}};
+    char model[4096];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        json_t *plan = plan_with((const char *const[]){"plan", "--json", "-m", few_ids(model),
+            "--max-seqs", ways[i][0], "--max-batched-tokens", ways[i][1], "--tp", ways[i][2],
+            NULL});
+        uint64_t shares = ways[i][2][0] == '1' ? 1 : 2;
+        /* the rows that go into the head, its logits, and two steps' results, each of 300 ids */
+        uint64_t floats = strtoul(ways[i][3], NULL, 10) * (16 + 300 / shares + 2 * 300);
+        uint64_t said = number(json_object_get(plan, "memory"), "logits");
+
+        if (said < floats * sizeof(float) || said > floats * sizeof(float) + 2048)
+            fail_msg("way %zu: %llu bytes of logits, %llu floats", i, (unsigned long long)said,
+                (unsigned long long)floats);
+        json_decref(plan);
+    }
 }
 
 /* Chunks ----------------------------------------------------------------------------------- */
 
-enum { IDS = 40, VOCAB = 300 };
+enum { IDS = 64, VOCAB = 300 };
 
 /* The last `last` rows of logits; malloc'ed. */
 static float *logits_with(const char *chunk, int last)
@@ -226,18 +330,20 @@ static float *logits_with(const char *chunk, int last)
     return logits;
 }
 
-/* 40 ids in chunks of 16, 16 and 8: from one row to all, with and without a chunk's border. */
+/* 64 ids in chunks of 1, of 16, and as a whole, of which a step gives 32 at most: from one row to
+ * all, with and without a chunk's border. */
 static void last_positions_are_the_same_across_chunks(void **state)
 {
-    static const int lasts[] = {1, 7, 8, 9, 20, 24, 25, 39, 40};
-    float *all = logits_with("40", IDS);
+    static const int lasts[] = {1, 15, 16, 17, 31, 32, 33, 48, 63, 64};
+    float *all = logits_with("1", IDS);
 
     (void)state;
-    for (size_t i = 0; i < sizeof(lasts) / sizeof(lasts[0]); i++) {
-        float *some = logits_with("16", lasts[i]);
+    for (size_t i = 0; i < 2 * sizeof(lasts) / sizeof(lasts[0]); i++) {
+        int last = lasts[i / 2];
+        float *some = logits_with(i % 2 == 0 ? "16" : "64", last);
 
-        assert_memory_equal(some, all + (size_t)(IDS - lasts[i]) * VOCAB,
-            (size_t)lasts[i] * VOCAB * sizeof(float));
+        assert_memory_equal(some, all + (size_t)(IDS - last) * VOCAB,
+            (size_t)last * VOCAB * sizeof(float));
         free(some);
     }
     free(all);
@@ -251,6 +357,10 @@ int main(void)
         cmocka_unit_test(heads_as_wide_as_the_kernels_allow_run_and_no_wider),
         cmocka_unit_test(step_has_a_token_for_every_sequence),
         cmocka_unit_test(context_is_halved_to_fit_the_memory_and_no_further),
+        cmocka_unit_test(what_does_not_fit_is_named_with_the_option_that_changes_it),
+        cmocka_unit_test(what_does_not_fit_is_counted_over_all_ranks),
+        cmocka_unit_test(memory_is_told_at_the_start_as_it_is_planned),
+        cmocka_unit_test(logits_are_for_the_sequences_and_not_for_every_token),
         cmocka_unit_test(last_positions_are_the_same_across_chunks),
     };
 

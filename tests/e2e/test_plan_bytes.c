@@ -1,9 +1,9 @@
 /* test_plan_bytes.c - what quern plan says a rank takes, against what a running rank has taken.
  *
  * The backend maps memory without reserving it, and nothing else in a rank does so once malloc()
- * keeps to one arena: those mappings are its weights, activations and KV cache, to the page. The
- * collectives' workspace lies in the memfd that ranks share. What the plan gives each tensor is held
- * against the tensor's own shape. */
+ * keeps to one arena: those mappings are its weights, buffers, logits, workspace and KV cache, to
+ * the page. Symmetric memory lies in the memfd that ranks share. What the plan gives each tensor is
+ * held against the tensor's own shape. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,7 +19,7 @@
 
 enum { PAGE = 4096, MOST_RANKS = 4 };
 
-static const uint64_t ring_room = 1 << 16; /* of the plan ring, which lies beside the workspace */
+static const uint64_t ring_room = 1 << 16; /* of the plan ring, which lies beside it */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 static const bool counts_all = false; /* the sanitizer's own mappings are like the backend's */
@@ -83,10 +83,15 @@ static const json_t *rank_of(const json_t *plan, size_t rank)
     return json_array_get(json_object_get(plan, "ranks"), rank);
 }
 
+static const json_t *memory_of(const json_t *plan, size_t rank)
+{
+    return json_object_get(rank_of(plan, rank), "memory");
+}
+
 /* What a process has mapped, in bytes. */
 struct taken {
     uint64_t unreserved; /* anonymous, writable, not reserved */
-    uint64_t step;       /* the memfd of plan ring and workspace */
+    uint64_t step;       /* the memfd of plan ring and symmetric memory */
     int mappings;        /* of the first kind */
 };
 
@@ -122,21 +127,22 @@ static struct taken taken_by(pid_t pid)
 
 static void check_rank(const json_t *plan, size_t rank, size_t ranks, pid_t pid)
 {
-    const json_t *said = rank_of(plan, rank);
-    uint64_t memory = number(said, "weights") + number(said, "activations") +
-                      number(said, "kv_cache");
+    const json_t *kinds = memory_of(plan, rank);
+    uint64_t memory = number(kinds, "weights") + number(kinds, "buffers") +
+                      number(kinds, "kv_cache") + number(kinds, "logits") +
+                      number(kinds, "workspace");
     /* each weight is a mapping of whole pages, of which there are fewer than tensors */
     uint64_t rounding = (json_array_size(json_object_get(plan, "tensors")) + 2) * PAGE;
-    uint64_t workspace = ranks * number(said, "workspace");
+    uint64_t shared = ranks * number(kinds, "symmetric");
     struct taken t = taken_by(pid);
 
-    print_message("# rank %zu of %zu: %.3f MB said, %.3f MB taken; workspace %.3f of %.3f MB\n",
-        rank, ranks, (double)memory / 1e6, (double)t.unreserved / 1e6, (double)workspace / 1e6,
+    print_message("# rank %zu of %zu: %.3f MB said, %.3f MB taken; shared %.3f of %.3f MB\n",
+        rank, ranks, (double)memory / 1e6, (double)t.unreserved / 1e6, (double)shared / 1e6,
         (double)t.step / 1e6);
     assert_true(t.unreserved >= memory && t.mappings > 0);
     assert_true(t.unreserved <= memory + rounding || !counts_all);
-    assert_true(t.step >= workspace && t.step < workspace + ring_room);
-    assert_true((workspace == 0) == (ranks == 1)); /* alone there is nobody to tell */
+    assert_true(t.step >= shared && t.step < shared + ring_room);
+    assert_true((shared == 0) == (ranks == 1)); /* alone there is nobody to tell */
 }
 
 static void ranks_take_what_the_plan_says(void **state)
@@ -178,7 +184,7 @@ static void context_costs_what_its_heads_and_layers_take(void **state)
             uint64_t token = number(said, "kv_heads") * 2 * 2 * 64 * 5;
 
             assert_int_equal(number(said, "kv_per_token"), token);
-            assert_int_equal(number(said, "kv_cache"), token * 5 * 512);
+            assert_int_equal(number(memory_of(plan, rank), "kv_cache"), token * 5 * 512);
         }
         json_decref(plan);
     }
@@ -225,19 +231,20 @@ static void tensors_take_what_their_shape_does(void **state)
                 sums[rank] += check_tensor(tensor, rank);
         }
         for (size_t rank = 0; rank < tp; rank++)
-            assert_int_equal(sums[rank], number(rank_of(plan, rank), "weights"));
+            assert_int_equal(sums[rank], number(memory_of(plan, rank), "weights"));
         assert_int_equal(biases, 4 * 5);
         json_decref(plan);
     }
 }
 
-static void check_evenness(const json_t *plan, const char *name, const char *key, size_t tp)
+static void check_evenness(const json_t *plan, const char *name, const char *key, bool kind,
+    size_t tp)
 {
     const json_t *said = json_object_get(plan, name);
     uint64_t most = 0, sum = 0;
 
     for (size_t rank = 0; rank < tp; rank++) {
-        uint64_t bytes = number(rank_of(plan, rank), key);
+        uint64_t bytes = number(kind ? memory_of(plan, rank) : rank_of(plan, rank), key);
 
         sum += bytes;
         most = bytes > most ? bytes : most;
@@ -254,9 +261,9 @@ static void evenness_is_of_all_ranks(void **state)
     json_t *plan = plan_of("3");
 
     (void)state;
-    assert_true(number(rank_of(plan, 0), "weights") != number(rank_of(plan, 1), "weights"));
-    check_evenness(plan, "weights_evenness", "weights", 3);
-    check_evenness(plan, "kv_evenness", "kv_per_token", 3);
+    assert_true(number(memory_of(plan, 0), "weights") != number(memory_of(plan, 1), "weights"));
+    check_evenness(plan, "weights_evenness", "weights", true, 3);
+    check_evenness(plan, "kv_evenness", "kv_per_token", false, 3);
     json_decref(plan);
 }
 

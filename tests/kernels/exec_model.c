@@ -394,15 +394,17 @@ void rank_open(struct rank *r, const struct model *m, const struct rank_options 
     struct program_shape shape = shape_of(options, m);
     const struct backend_options backend = {
         .threads = options->threads, .first_cpu = -1, .isa = options->isa};
-    size_t bytes[2];
+    uint64_t bytes[MEMORY_KINDS] = {0};
 
     *r = (struct rank){.options = *options};
     assert_int_equal(cpu_backend.open(&backend, &r->device), STATUS_OK);
     program_init(&r->program, &shape, options->comm);
     add_program(r, m);
     cpu_backend.program_bytes(r->device, &r->program, bytes);
-    assert_true(bytes[0] > 0);
-    assert_int_equal(bytes[1], N_BLOCKS * program_block_bytes(&shape));
+    assert_true(bytes[MEMORY_BUFFERS] > 0 && bytes[MEMORY_LOGITS] > 0 &&
+        bytes[MEMORY_WORKSPACE] > 0);
+    assert_true(bytes[MEMORY_WEIGHTS] == 0 && bytes[MEMORY_SYMMETRIC] == 0); /* not its own */
+    assert_int_equal(bytes[MEMORY_KV], N_BLOCKS * program_block_bytes(&shape));
     assert_int_equal(cpu_backend.program_load(r->device, &r->program, &r->executable), STATUS_OK);
     r->plan = malloc(plan_max_bytes(&shape.limits));
     assert_non_null(r->plan);

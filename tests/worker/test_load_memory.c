@@ -141,7 +141,8 @@ static void read_shards(const char *model, const char *quant, uint64_t shards[RA
     assert_int_equal(json_array_size(ranks), RANKS);
     for (size_t r = 0; r < RANKS; r++)
         shards[r] =
-            (uint64_t)json_integer_value(json_object_get(json_array_get(ranks, r), "weights"));
+            (uint64_t)json_integer_value(json_object_get(
+                json_object_get(json_array_get(ranks, r), "memory"), "weights"));
     json_decref(root);
     child_free(&c);
 }
