@@ -78,7 +78,25 @@ struct slot_start {
     struct sampling sampling;
 };
 
-/* Entry `index` of the slot's block table becomes `block`. */
+/* A block's number: its tier, where the block lies, above its index there. A plan may only name
+ * tiers that the device reads from; that is its own memory so far. */
+enum block_tier { BLOCK_TIER_DEVICE, BLOCK_TIERS };
+enum { BLOCK_INDEX_BITS = 28, BLOCK_MOST = 1 << BLOCK_INDEX_BITS }; /* blocks of one tier */
+
+static inline uint32_t block_number(uint32_t tier, uint32_t index)
+{
+    return tier << BLOCK_INDEX_BITS | index;
+}
+static inline uint32_t block_tier(uint32_t block)
+{
+    return block >> BLOCK_INDEX_BITS;
+}
+static inline uint32_t block_index(uint32_t block)
+{
+    return block & (BLOCK_MOST - 1);
+}
+
+/* Entry `index` of the slot's block table becomes `block`, a block's number. */
 struct block_change {
     uint32_t slot;
     uint32_t index;
@@ -121,7 +139,7 @@ struct plan_limits {
     uint32_t max_tokens;          /* tokens in one step */
     uint32_t max_outputs;         /* output rows in one step */
     uint32_t max_blocks_per_slot; /* ceil(max_model_len / block_size) */
-    uint32_t n_blocks;            /* in the pool */
+    uint32_t n_blocks;            /* of the device's tier, at most BLOCK_MOST */
     uint32_t block_size;          /* tokens in a KV block */
     uint32_t vocab;               /* ids are below it */
 };

@@ -33,7 +33,7 @@ static void apply_changes(struct executable *x, const struct plan *p)
         memset(table_of(x, start[i].slot), NO_BLOCK, table_bytes);
     }
     for (uint32_t i = 0; i < p->n_changes; i++)
-        table_of(x, change[i].slot)[change[i].index] = change[i].block;
+        table_of(x, change[i].slot)[change[i].index] = block_index(change[i].block);
 }
 
 /* The slot has a block for each position in [from, to). */

@@ -182,7 +182,7 @@ bool block_take(struct blocks *b, uint32_t *block)
     list_remove(&k->place);
     k->users = 1;
     b->n_available--;
-    *block = (uint32_t)(k - b->blocks);
+    *block = block_number(BLOCK_TIER_DEVICE, (uint32_t)(k - b->blocks));
     return true;
 }
 

@@ -7,6 +7,7 @@
  *           continues it.
  * Exact:    a kept block has a content number, drawn once, never again. A child names its parent's,
  *           and its ids are compared, so equal hashes alone find nothing.
+ * Numbers:  of the device's tier (quern/plan.h), where a number is the index.
  * Owns:     all of it; one owner, no locks; memory is taken in blocks_open() alone, and every call
  *           takes constant time (and block_size). */
 #ifndef QUERN_ENGINE_BLOCKS_H
@@ -15,7 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "quern/status.h"
+#include "quern/plan.h"
 
 struct blocks;
 
@@ -26,7 +27,7 @@ struct content {
     uint64_t step;   /* that computes it */
 };
 
-/* NOMEM (logged). */
+/* n_blocks <= BLOCK_MOST. NOMEM (logged). */
 enum status blocks_open(uint32_t n_blocks, uint32_t block_size, struct blocks **out);
 void blocks_close(struct blocks *b);
 

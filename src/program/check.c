@@ -183,7 +183,8 @@ static bool shape_valid(const struct program_shape *s)
 {
     if (s->heads > PROGRAM_MAX_HEADS || s->head_dim % 2 != 0 ||
         s->head_dim > PROGRAM_MAX_HEAD_DIM ||
-        s->limits.block_size == 0 || s->limits.max_tokens == 0 || s->limits.max_slots == 0 ||
+        s->limits.block_size == 0 || s->limits.n_blocks > BLOCK_MOST ||
+        s->limits.max_tokens == 0 || s->limits.max_slots == 0 ||
         s->vocab_first > s->vocab || s->vocab_rows > s->vocab - s->vocab_first ||
         s->vocab > INT32_MAX || s->limits.vocab > s->vocab)
         return false;

@@ -106,6 +106,7 @@ static void size_cache(struct worker *w, struct agreement *a, uint64_t budget)
     uint64_t most = (uint64_t)a->limits.max_slots * a->limits.max_blocks_per_slot;
     uint64_t blocks = budget / block_bytes(w);
 
+    most = most < BLOCK_MOST ? most : BLOCK_MOST;
     a->limits.n_blocks =
         or_default(w->shared->config.kv_blocks, (uint32_t)(blocks < most ? blocks : most));
 }

@@ -162,6 +162,8 @@ BREAK(min_p, plan_starts(p)[1].sampling.min_p = -0.1f)
 BREAK(change_slot, plan_changes(p)[0].slot = 8)
 BREAK(change_index, plan_changes(p)[2].index = 6)
 BREAK(change_block, plan_changes(p)[1].block = 20)
+BREAK(change_tier, plan_changes(p)[1].block = block_number(1, 2))
+BREAK(change_last_tier, plan_changes(p)[1].block = block_number(15, 2))
 BREAK(row_slot, plan_rows(p)[0].slot = UINT32_MAX)
 BREAK(row_twice, plan_rows(p)[2].slot = 2)
 BREAK(row_kind, plan_rows(p)[0].kind = 2)
@@ -240,9 +242,9 @@ static void every_broken_field_is_refused(void **state)
         break_n_tokens_huge, break_n_outputs, break_starts_at, break_changes_at, break_rows_at,
         break_tokens_at, break_tokens_align, break_start_slot, break_start_length, break_start_twice,
         break_temperature, break_top_p, break_min_p, break_change_slot, break_change_index,
-        break_change_block, break_row_slot, break_row_twice, break_row_kind, break_row_output,
-        break_row_empty, break_row_gap, break_row_long, break_row_outputs, break_row_none,
-        break_row_adapter, break_token_high, break_token_slot, break_token_low, break_top_p_nan,
+        break_change_block, break_change_tier, break_change_last_tier, break_row_slot,
+        break_row_twice, break_row_kind, break_row_output, break_row_empty, break_row_gap,
+        break_row_long, break_row_outputs, break_row_none, break_row_adapter, break_token_high, break_token_slot, break_token_low, break_top_p_nan,
         break_min_p_nan, break_temperature_infinite, break_row_empty_that_fits,
         break_row_outputs_that_fit, break_row_none_that_fits, break_row_token_that_fits};
 
@@ -259,6 +261,31 @@ static void every_broken_field_is_refused(void **state)
             assert_non_null(strstr(log_last_error(), "plan: "));
             free(p);
         }
+}
+
+/* Of every tier, the first and the last; what --kv-blocks allows at most are numbers of one. */
+static void a_number_is_a_tier_above_an_index(void **state)
+{
+    (void)state;
+    for (uint32_t tier = 0; tier < 16; tier++)
+        for (int last = 0; last < 2; last++) {
+            uint32_t index = last ? 268435456 - 1 : 0, number = block_number(tier, index);
+
+            assert_int_equal(block_tier(number), tier);
+            assert_int_equal(block_index(number), index);
+            assert_true(tier > 0 || number == index);
+        }
+}
+
+static void a_tier_that_is_not_there_is_named(void **state)
+{
+    struct plan *p = new_plan();
+
+    (void)state;
+    break_change_tier(p);
+    assert_int_equal(check(p), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "block 2 of tier 1, this device has 1"));
+    free(p);
 }
 
 static uint32_t random_next(uint64_t *state)
@@ -321,6 +348,8 @@ int main(void)
         cmocka_unit_test(limits_beyond_a_message_are_zero_bytes),
         cmocka_unit_test(many_long_sequences_make_no_large_plan),
         cmocka_unit_test(a_stop_carries_nothing),
+        cmocka_unit_test(a_number_is_a_tier_above_an_index),
+        cmocka_unit_test(a_tier_that_is_not_there_is_named),
         cmocka_unit_test(every_broken_field_is_refused),
         cmocka_unit_test(outputs_up_to_the_limit_pass_and_no_more),
         cmocka_unit_test(damaged_messages_do_no_harm),

@@ -435,6 +435,20 @@ static void buffers_have_an_end(void **state)
     program_free(&s.p);
 }
 
+/* A block's number has so many bits for its index. */
+static void a_cache_of_more_blocks_than_numbers_is_refused(void **state)
+{
+    struct small s;
+
+    (void)state;
+    small_begin(&s, 2);
+    add_in_place(&s, OP_ALL_REDUCE, s.x);
+    s.p.shape.limits.n_blocks = BLOCK_MOST;
+    assert_int_equal(program_check(&s.p), STATUS_OK);
+    s.p.shape.limits.n_blocks++;
+    expect_refusal(&s, "impossible shape");
+}
+
 static void names_and_sizes_are_told(void **state)
 {
     const struct program_shape shape = {.limits = {.block_size = 16}, .kv_heads = 3,
@@ -469,6 +483,7 @@ int main(void)
         cmocka_unit_test(a_column_product_of_a_shard_is_refused),
         cmocka_unit_test(a_table_past_the_vocabulary_is_refused),
         cmocka_unit_test(buffers_have_an_end),
+        cmocka_unit_test(a_cache_of_more_blocks_than_numbers_is_refused),
         cmocka_unit_test(names_and_sizes_are_told),
     };
 
