@@ -30,9 +30,9 @@
  * Threads: one at a time for each connection, request and set of options;
  * quern_cancel() and quern_wake() alone may be called beside it. The library
  * starts no thread, touches no signal and prints nothing: quern_error() says
- * what was wrong. Blocking: quern_next(), quern_tokenize() and
- * quern_count_tokens() as long as they are told; quern_close() until a private
- * runtime has ended, a few seconds at most; nothing else.
+ * what was wrong. Blocking: quern_next(), quern_tokenize(),
+ * quern_count_tokens() and quern_stats() as long as they are told; quern_close()
+ * until a private runtime has ended, a few seconds at most; nothing else.
  *
  * Death: when the runtime dies or hangs up, what it had sent still comes, then
  * quern_next() gives QUERN_DEAD, each time, and says why. When the calling
@@ -202,6 +202,11 @@ int quern_tokenize(struct quern *q, const struct quern_request *r, int timeout_m
     const int32_t **ids, size_t *n);
 /* How many they are. */
 int quern_count_tokens(struct quern *q, const struct quern_request *r, int timeout_ms, size_t *n);
+
+/* What the server has counted since it was started, and what is so now, over all its clients: a
+ * JSON object, whose names docs/protocol.md has; lent until the next call of it or quern_close().
+ * Events of requests are kept meanwhile. QUERN_AGAIN: timeout_ms passed. */
+int quern_stats(struct quern *q, int timeout_ms, const char **json);
 
 /* One line on the last failure of a call; "" when there was none. q NULL: of the calling thread's
  * last call that failed, whatever it was about. Lent until the next call. */

@@ -20,6 +20,9 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
+/* What is no event for programs. */
+enum { CLIENT_EVENT_STATS = -1 };
+
 /* Numbers of requests that the library makes for itself: their frames are no events. */
 #define CLIENT_OWN_ID (UINT64_C(1) << 63)
 
@@ -83,7 +86,7 @@ struct quern {
     struct frame_reader kept; /* frames for quern_next() that came while we waited for others */
     struct quern_event event;
     struct lent text, ids, logprobs;
-    struct lent tokenized;
+    struct lent tokenized, stats;
     uint32_t vocab, context, generation;
     char model[256], version[64];
     int code;                 /* enum quern_code of `error` */
@@ -133,6 +136,18 @@ enum status client_next_frame(struct quern *q, bool kept, struct patience p, str
 
 /* The bell says whether whole frames are waiting, for who watches. */
 void client_tell_bell(struct quern *q);
+
+/* own.c ----------------------------------------------------------------------------------- */
+
+/* A number for a request of the library's own. */
+uint64_t client_own_id(struct quern *q);
+
+/* An event of such a request, in q->event. */
+typedef enum status client_take(struct quern *q, void *context);
+/* Hands its events to take() until the last; s: of sending it. Those of others are kept for
+ * quern_next(). What the calling function of quern.h returns: an ERROR event is a failure, too. */
+int client_await_own(struct quern *q, enum status s, uint64_t id, int timeout_ms, client_take *take,
+    void *context);
 
 /* events.c -------------------------------------------------------------------------------- */
 

@@ -392,6 +392,7 @@ static void let_go(struct quern *q)
     free(q->ids.mem);
     free(q->logprobs.mem);
     free(q->tokenized.mem);
+    free(q->stats.mem);
     out_drop(&q->out);
     free(q);
 }

@@ -209,6 +209,23 @@ static enum status on_paused(struct quern *q, const struct frame_header *h, cons
     return STATUS_OK;
 }
 
+/* Of the library's own requests alone. */
+static enum status on_stats(struct quern *q, const struct frame_header *h, const void *payload)
+{
+    struct frame_stats f;
+    const void *rest;
+    size_t n;
+    enum status s = frame_fixed(h, payload, &f, sizeof(f), STATS_LEAST, &rest, &n);
+
+    if (s == STATUS_OK)
+        s = lend_text(q, rest, n);
+    if (s != STATUS_OK)
+        return s;
+    q->event.kind = CLIENT_EVENT_STATS;
+    q->event.is_last = true;
+    return STATUS_OK;
+}
+
 enum status client_event(struct quern *q, const struct frame_header *h, const void *payload)
 {
     static enum status (*const rows[])(
@@ -221,6 +238,7 @@ enum status client_event(struct quern *q, const struct frame_header *h, const vo
         [FRAME_ERROR] = on_error,
         [FRAME_ACCEPTED] = on_accepted,
         [FRAME_PAUSED] = on_paused,
+        [FRAME_STATS] = on_stats,
     };
 
     q->event = (struct quern_event){.request = h->id};

@@ -212,6 +212,8 @@ static enum status next_event(struct quern *q, struct patience p)
         s = client_event(q, &header, payload);
         if (s == STATUS_INVALID)
             s = client_end(q, s, QUERN_CODE_BAD_FRAME, log_last_error());
+        if (s == STATUS_OK && q->event.kind == CLIENT_EVENT_STATS)
+            s = STATUS_AGAIN; /* nobody here has asked for it */
     } while (s == STATUS_AGAIN &&
              (p.forever || client_left_ms(p) > 0 || frame_reader_ready(&q->reader)));
     return s;

@@ -37,6 +37,8 @@ enum status engine_open(const struct engine_options *o, struct engine **out)
         e->generation = o->generation;
         e->max_model_len = o->max_model_len;
         e->max_chunk = o->max_chunk;
+        e->observe = o->observe;
+        e->observer = o->observer;
         list_init(&e->waiting);
         list_init(&e->running);
         list_init(&e->ended);
@@ -147,6 +149,18 @@ static void end_sequence(struct engine *e, struct sequence *s, enum engine_finis
     emit(context, &event);
 }
 
+static void note_id(struct engine *e, struct sequence *s)
+{
+    e->counts.tokens_out++;
+    if (s->told_ns != 0) {
+        engine_tell_time(e, ENGINE_TOKEN_TIME, s->told_ns);
+    } else if (s->arrived_ns != 0) {
+        e->counts.prompt_tokens += s->n_prompt;
+        engine_tell_time(e, ENGINE_FIRST_TOKEN_TIME, s->arrived_ns);
+    }
+    s->told_ns = e->now_ns;
+}
+
 static void take_id(struct engine *e, struct sequence *s, int32_t id, uint64_t step,
     engine_emit *emit, void *context)
 {
@@ -156,7 +170,7 @@ static void take_id(struct engine *e, struct sequence *s, int32_t id, uint64_t s
         end_sequence(e, s, ENGINE_BROKEN, sequence_produced(s), step, emit, context);
         return;
     }
-    e->counts.tokens_out++;
+    note_id(e, s);
     s->ids[s->n_ids++] = id;
     sequence_keep(s, e->blocks, e->limits.block_size, step);
     if (!s->ignore_eos && is_eos(e, id)) {
@@ -212,6 +226,17 @@ void engine_cancel(struct engine *e, uint64_t id, engine_emit *emit, void *conte
     if (s != NULL)
         end_sequence(e, s, ENGINE_CANCELLED, sequence_produced(s), 0, emit, context);
     retire(e);
+}
+
+void engine_clock(struct engine *e, uint64_t now_ns)
+{
+    e->now_ns = now_ns;
+}
+
+void engine_tell_time(struct engine *e, enum engine_time what, uint64_t since_ns)
+{
+    if (e->observe != NULL && since_ns != 0)
+        e->observe(e->observer, what, e->now_ns > since_ns ? e->now_ns - since_ns : 0);
 }
 
 struct engine_counts engine_counts(const struct engine *e)

@@ -41,6 +41,14 @@ enum engine_finish {
     ENGINE_BROKEN, /* its logits were not finite: no fault of the request's, and no id */
 };
 
+/* How long something took, by the clock that engine_clock() sets. */
+enum engine_time {
+    ENGINE_QUEUE_TIME,       /* from a request's arrival to its first admission */
+    ENGINE_FIRST_TOKEN_TIME, /* ... to its first id */
+    ENGINE_TOKEN_TIME,       /* from one of its ids to the next */
+};
+typedef void engine_observe(void *context, enum engine_time what, uint64_t ns);
+
 struct engine_options {
     struct plan_limits limits;
     uint32_t generation;
@@ -48,6 +56,8 @@ struct engine_options {
     uint32_t max_chunk; /* tokens of one prompt in a step, while answers run; >= 1 */
     const int32_t *eos; /* copied */
     size_t n_eos;
+    engine_observe *observe; /* NULL: nobody is told */
+    void *observer;          /* its context */
 };
 
 struct engine_request {
@@ -57,6 +67,8 @@ struct engine_request {
     uint32_t max_tokens; /* >= 1; the context's end cuts it */
     struct sampling sampling;
     bool ignore_eos;
+    uint64_t arrived_ns; /* by the caller's clock; 0: it goes on, and no time of it is told until its
+                          * second id */
 };
 
 /* Since engine_open(), but the first four. */
@@ -65,6 +77,7 @@ struct engine_counts {
     uint32_t blocks_used, blocks; /* used: by sequences; what is kept for others is free */
     uint64_t prefix_asked, prefix_hit; /* tokens of prompts: to be computed, and found instead */
     uint64_t preemptions, tokens_in, tokens_out;
+    uint64_t prompt_tokens; /* of prompts whose first id has come */
 };
 
 /* What a finished step means to a request: an id, then at its end `done`. */
@@ -89,6 +102,9 @@ uint32_t engine_blocks_needed(const struct engine *e, uint32_t n_ids, uint32_t m
 
 /* Unknown ids are ignored: the request has just ended. */
 void engine_cancel(struct engine *e, uint64_t id, engine_emit *emit, void *context);
+
+/* What time it is in the calls that follow: the engine reads no clock. Before the first: 0. */
+void engine_clock(struct engine *e, uint64_t now_ns);
 
 /* Writes the next step into `plan` (plan_max_bytes() long). AGAIN: nothing to do. */
 enum status engine_plan(struct engine *e, struct plan *plan);

@@ -23,7 +23,13 @@ struct engine {
     uint64_t next_number, done_number; /* steps [done_number, next_number) are under way */
     struct planned_step steps[STEPS_KEPT];
     struct engine_counts counts; /* what is counted as it happens */
+    uint64_t now_ns;
+    engine_observe *observe;
+    void *observer;
 };
+
+/* From `since` until now, unless that is not known. */
+void engine_tell_time(struct engine *e, enum engine_time what, uint64_t since_ns);
 
 /* Gives back its slot and blocks; it is on no list then. */
 void engine_release(struct engine *e, struct sequence *s, bool forget);

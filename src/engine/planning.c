@@ -226,6 +226,9 @@ static enum admission admit(struct engine *e, struct plan *plan, struct sequence
     if (a != ADMITTED)
         return a;
     s->awaits = s->wanted = 0;
+    if (!s->was_admitted)
+        engine_tell_time(e, ENGINE_QUEUE_TIME, s->arrived_ns);
+    s->was_admitted = true;
     e->counts.prefix_asked += s->n_ids;
     e->counts.prefix_hit += s->length;
     list_remove(&s->queue);

@@ -22,6 +22,7 @@ enum status sequence_new(const struct engine_request *r, uint32_t max_tokens, ui
     s->id = r->id;
     s->sampling = r->sampling;
     s->ignore_eos = r->ignore_eos;
+    s->arrived_ns = r->arrived_ns;
     s->n_prompt = s->n_ids = r->n_ids;
     s->max_tokens = max_tokens;
     *out = s;

@@ -26,6 +26,9 @@ struct sequence {
     struct list_node queue; /* waiting, running or ended */
     enum sequence_state state;
     uint64_t id, arrival;
+    uint64_t arrived_ns; /* 0: it goes on */
+    uint64_t told_ns;    /* when its last id came; 0: none has */
+    bool was_admitted;
     uint64_t named_until; /* so many steps must be done before none names it */
     struct sampling sampling;
     bool ignore_eos;

@@ -17,7 +17,9 @@ _Static_assert(sizeof(struct frame_header) == 16 && sizeof(struct frame_submit) 
         sizeof(struct frame_loading) >= LOADING_LEAST && sizeof(struct frame_ready) >= READY_LEAST &&
         sizeof(struct frame_accepted) >= ACCEPTED_LEAST &&
         sizeof(struct frame_tokens) >= TOKENS_LEAST && sizeof(struct frame_done) >= DONE_LEAST &&
-        sizeof(struct frame_error) >= ERROR_LEAST && sizeof(struct frame_paused) >= PAUSED_LEAST,
+        sizeof(struct frame_error) >= ERROR_LEAST && sizeof(struct frame_paused) >= PAUSED_LEAST &&
+        sizeof(struct frame_ask_stats) >= ASK_STATS_LEAST &&
+        sizeof(struct frame_stats) >= STATS_LEAST,
     "fixed parts only grow");
 
 void frame_reader_init(struct frame_reader *r)

@@ -31,6 +31,7 @@ enum frame_type {
     FRAME_CANCEL = 2, /* no payload */
     FRAME_RESUME = 3, /* frame_resume: what a request of this or another connection still tells
                        * comes to this one, as request `id` */
+    FRAME_ASK_STATS = 4, /* frame_ask_stats */
 
     /* server to client */
     FRAME_HELLO = 64,    /* frame_hello, the server's version as text */
@@ -41,6 +42,7 @@ enum frame_type {
     FRAME_ERROR = 69,    /* frame_error, a line of text */
     FRAME_ACCEPTED = 70, /* frame_accepted */
     FRAME_PAUSED = 71,   /* frame_paused, a line of text */
+    FRAME_STATS = 73,    /* frame_stats, a JSON object */
 };
 
 struct frame_header {
@@ -77,6 +79,11 @@ struct frame_resume {
     uint32_t flags; /* 0 */
     uint64_t key;   /* of the request, as ACCEPTED told it or SUBMIT gave it */
     uint64_t after; /* ids of choice 0 that the client has already */
+};
+
+struct frame_ask_stats {
+    uint32_t fixed;
+    uint32_t flags; /* 0 */
 };
 
 struct frame_hello {
@@ -142,10 +149,17 @@ struct frame_paused {
     uint32_t reserved;
 };
 
+/* The only frame for its number. */
+struct frame_stats {
+    uint32_t fixed;
+    uint32_t reserved;
+};
+
 /* The smallest fixed parts: those of the first version, for ever. */
 enum {
     SUBMIT_LEAST = 24,
     RESUME_LEAST = 24,
+    ASK_STATS_LEAST = 8,
     HELLO_LEAST = 24,
     LOADING_LEAST = 24,
     READY_LEAST = 16,
@@ -154,6 +168,7 @@ enum {
     DONE_LEAST = 48,
     ERROR_LEAST = 16,
     PAUSED_LEAST = 16,
+    STATS_LEAST = 8,
 };
 
 /* Whose fault a code of ERROR is, and whether one may try again; of a code that is unknown:

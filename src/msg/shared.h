@@ -32,6 +32,7 @@
 #include "msg/config_page.h"
 #include "msg/fd_list.h"
 #include "msg/member.h"
+#include "msg/stats.h"
 #include "quern/plan.h"
 
 enum {
@@ -53,6 +54,7 @@ struct shared_control {
     struct model_facts facts;
     _Alignas(64) _Atomic uint32_t abort_word; /* supervisor, or a member that fails; 0 -> 1 */
     struct member ranks[MAX_RANKS];
+    _Alignas(64) struct stats stats; /* writer: rank 0 */
     struct doorbell_shared supervisor_bell, rank_bells[MAX_RANKS], leader_room;
 };
 
@@ -70,6 +72,7 @@ struct request_msg {
     uint32_t n_ids, max_tokens;
     uint32_t n_prompt;        /* of the ids; the rest was produced before a restart */
     uint32_t reserved;
+    uint64_t arrived_ns;      /* at the server, CLOCK_MONOTONIC; 0: it has ids already */
     uint64_t ids_at, ids_end; /* bytes: int32 ids; released up to ids_end once read */
     struct sampling sampling;
 };

@@ -110,6 +110,7 @@ static void take_frame(struct client *c, const struct frame_header *h, const voi
     switch (h->type) {
     case FRAME_SUBMIT: take_submit(c, h, payload); return;
     case FRAME_RESUME: take_resume(c, h, payload); return;
+    case FRAME_ASK_STATS: take_ask_stats(c, h, payload); return;
     case FRAME_CANCEL:
         if (h->bytes == 0) {
             take_cancel(c, h->id);

@@ -119,6 +119,7 @@ enum status request_place(struct supervisor *sv, struct client *c, struct reques
     r->id = ++sv->serial << INDEX_BITS | sv->free_places[--sv->n_free_places];
     sv->table[r->id & ((1u << INDEX_BITS) - 1)] = r;
     sv->n_requests++;
+    sv->n_in_state[r->state]++;
     sv->prompt_bytes += r->prompt_bytes;
     c->n_requests++;
     c->prompt_bytes += r->prompt_bytes;
@@ -178,6 +179,7 @@ void request_free(struct supervisor *sv, struct request *r)
     sv->table[r->id & ((1u << INDEX_BITS) - 1)] = NULL;
     sv->free_places[sv->n_free_places++] = (uint32_t)(r->id & ((1u << INDEX_BITS) - 1));
     sv->n_requests--;
+    sv->n_in_state[r->state]--;
     sv->prompt_bytes -= r->prompt_bytes;
     bytes_free(&r->data);
     free(r->ids);

@@ -198,6 +198,7 @@ void rank_ended(struct supervisor *sv, const char *line)
     if (ranks_take_tokens(sv) != STATUS_OK)
         log_warn("%s", log_last_error());
     take_back_running(sv);
+    figures_take_over(sv);
     shared_close(&sv->shared);
     if (ranks_start(sv) != STATUS_OK)
         supervisor_fail(sv, QUERN_CODE_WORKER_DIED, log_last_error());

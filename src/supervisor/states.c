@@ -69,6 +69,11 @@ void child_move(struct child *c, enum child_state to)
 
 void request_move(struct request *r, enum request_state to)
 {
-    if (allowed(r->client->sv, request_moves, "request", r->state, to))
-        r->state = to;
+    struct supervisor *sv = r->client->sv;
+
+    if (!allowed(sv, request_moves, "request", r->state, to))
+        return;
+    sv->n_in_state[r->state]--;
+    sv->n_in_state[to]++;
+    r->state = to;
 }

@@ -105,8 +105,7 @@ static enum status add(struct client *c, uint64_t number, const struct frame_sub
     return STATUS_OK;
 }
 
-/* False: told. */
-static bool may_add(struct client *c, uint64_t number)
+bool may_ask(struct client *c, uint64_t number)
 {
     struct supervisor *sv = c->sv;
 
@@ -129,7 +128,7 @@ void take_submit(struct client *c, const struct frame_header *h, const void *pay
     enum quern_code code;
     enum status s;
 
-    if (!may_add(c, h->id))
+    if (!may_ask(c, h->id))
         return;
     s = frame_fixed_known(h, payload, &f, sizeof(f), SUBMIT_LEAST, (const void **)&rest, &rest_bytes);
     if (s == STATUS_OK)
@@ -201,7 +200,7 @@ void take_resume(struct client *c, const struct frame_header *h, const void *pay
     struct request *r;
     enum status s;
 
-    if (!may_add(c, h->id))
+    if (!may_ask(c, h->id))
         return;
     s = frame_fixed_known(h, payload, &f, sizeof(f), RESUME_LEAST, &rest, &rest_bytes);
     if (s == STATUS_UNKNOWN)

@@ -172,6 +172,7 @@ struct supervisor {
     struct child ranks[MAX_RANKS];
     struct deaths rank_deaths;
     struct model_facts facts; /* a checked copy; vocab 0: not known yet */
+    struct stats_copy counted; /* by generations before this one */
     uint64_t shown_loaded, load_since_ns;
     char pause_line[LOG_LINE_BYTES]; /* why it restarts */
 
@@ -209,6 +210,7 @@ struct supervisor {
     struct request **table;  /* [table_room], by the low bits of an id */
     uint32_t *free_places;   /* [n_free_places] of the table */
     uint32_t table_room, n_free_places, n_requests, n_running;
+    uint32_t n_in_state[REQUEST_STATES]; /* of the n_requests */
     size_t prompt_bytes, kept_bytes;
     uint64_t serial;
     struct hash_map keys;
@@ -299,6 +301,13 @@ void clients_tell_error(struct supervisor *sv, enum quern_code code, const char 
 void take_submit(struct client *c, const struct frame_header *h, const void *payload);
 void take_cancel(struct client *c, uint64_t number);
 void take_resume(struct client *c, const struct frame_header *h, const void *payload);
+/* The number is free, and the server answers; false: the client is told why not. */
+bool may_ask(struct client *c, uint64_t number);
+
+/* figures.c */
+void take_ask_stats(struct client *c, const struct frame_header *h, const void *payload);
+/* The ranks have ended, and their segment is about to be closed. */
+void figures_take_over(struct supervisor *sv);
 
 /* requests.c: the journal. */
 void requests_init(struct supervisor *sv);

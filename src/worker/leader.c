@@ -3,19 +3,22 @@
  * One turn: take what came, plan as far ahead as the device allows, then wait
  * for the oldest step and tell what it gave. While step k is waited for, step
  * k + 1 already lies in the device's queue. With nothing to do it sleeps on
- * its doorbell. */
+ * its doorbell. What it takes is measured on the way (meter.h). */
 #include <stdlib.h>
 #include <stdbool.h>
 
 #include "engine/engine.h"
 #include "quern.h"
 #include "quern/log.h"
+#include "quern/spin.h"
+#include "worker/meter.h"
 #include "worker/worker.h"
 
 struct leader {
     struct worker *w;
     struct engine *engine;
     struct plan *plan; /* being written */
+    struct meter meter;
     uint32_t unpublished; /* messages written into the token ring and not published */
     bool stopping;
     enum status status; /* of telling: the first failure */
@@ -29,9 +32,26 @@ static bool has_token_room(void *context)
     return shared_aborted(g) || ring_reserve_at(&g->tokens, 0, &slot) != STATUS_AGAIN;
 }
 
-/* What has been told since becomes readable. */
+/* The loop goes on, after what it waited for. */
+static void go_on(struct leader *l)
+{
+    uint64_t now = spin_now_ns();
+
+    meter_begin(&l->meter, now);
+    engine_clock(l->engine, now);
+}
+
+static void tell_stats(struct leader *l)
+{
+    struct engine_counts c = engine_counts(l->engine);
+
+    meter_counts(&l->meter, &c);
+}
+
+/* What has been told since becomes readable; who reads it finds it counted. */
 static void publish(struct leader *l)
 {
+    tell_stats(l);
     if (l->unpublished > 0)
         ring_publish_many(&l->w->shared->tokens, l->unpublished);
     l->unpublished = 0;
@@ -45,8 +65,10 @@ static enum status await_room(struct leader *l)
 
     publish(l);
     s = doorbell_ring(&g->supervisor_bell);
+    meter_pause(&l->meter, spin_now_ns());
     if (s == STATUS_OK)
         s = doorbell_await(&g->leader_room, g->death_fd, has_token_room, g, 0);
+    go_on(l);
     return s == STATUS_OK && shared_aborted(g) ? STATUS_DEAD : s;
 }
 
@@ -122,6 +144,7 @@ static void add_request(struct leader *l, const struct request_msg *m)
             .max_tokens = m->max_tokens,
             .sampling = m->sampling,
             .ignore_eos = (m->flags & REQUEST_IGNORE_EOS) != 0,
+            .arrived_ns = m->arrived_ns,
         });
     if (ring_buffer_release(buffer, m->ids_end) != STATUS_OK)
         l->status = STATUS_INVALID;
@@ -155,14 +178,31 @@ static void take_requests(struct leader *l)
 static enum status finish_oldest(struct leader *l)
 {
     struct step_result result;
-    enum status s = worker_wait(l->w, &result);
+    enum status s;
 
+    meter_pause(&l->meter, spin_now_ns());
+    s = worker_wait(l->w, &result);
     if (s != STATUS_OK)
         return s;
+    go_on(l);
+    meter_done(&l->meter, result.number, l->meter.since_ns);
     engine_done(l->engine, result.number, result.ids, emit, l);
     publish(l);
     doorbell_ring(&l->w->shared->supervisor_bell);
     return l->status;
+}
+
+static enum status submit(struct leader *l)
+{
+    uint64_t now = spin_now_ns();
+    enum status s;
+
+    meter_pause(&l->meter, now);
+    meter_submit(&l->meter, l->plan, now);
+    s = worker_publish(l->w, l->plan);
+    go_on(l);
+    tell_stats(l);
+    return s;
 }
 
 /* OK: a step was planned or finished. AGAIN: nothing to do. */
@@ -174,7 +214,7 @@ static enum status leader_step(struct leader *l)
     if (w->submitted - w->finished < BACKEND_DEPTH) {
         s = engine_plan(l->engine, l->plan);
         if (s == STATUS_OK)
-            return worker_publish(w, l->plan);
+            return submit(l);
         if (s != STATUS_AGAIN)
             return s;
     }
@@ -214,7 +254,9 @@ static enum status loop(struct leader *l)
         s = l->status == STATUS_OK ? leader_step(l) : l->status;
         if (s == STATUS_AGAIN && !l->stopping) {
             doorbell_ring(&g->supervisor_bell);
+            meter_pause(&l->meter, spin_now_ns());
             s = doorbell_await(&g->rank_bells[0], g->death_fd, has_requests, l, flag_spin_ns);
+            go_on(l);
         }
     }
     return s >= STATUS_OK ? stop_group(l) : s;
@@ -232,7 +274,7 @@ static void tell_counts(const struct engine *e)
 
 enum status leader_run(struct worker *w)
 {
-    struct leader l = {.w = w};
+    struct leader l = {.w = w, .meter.stats = &w->shared->control->stats};
     struct engine_options o = {
         .limits = w->limits,
         .generation = w->shared->generation,
@@ -240,12 +282,15 @@ enum status leader_run(struct worker *w)
         .max_chunk = w->limits.max_tokens > 2 ? w->limits.max_tokens / 2 : 1,
         .eos = w->generation.eos,
         .n_eos = (size_t)w->generation.n_eos,
+        .observe = meter_observe,
+        .observer = &l.meter,
     };
     enum status s = engine_open(&o, &l.engine);
 
     if (s != STATUS_OK)
         return s;
     log_info("the KV cache has %u blocks of %u tokens", w->limits.n_blocks, w->limits.block_size);
+    tell_stats(&l);
     l.plan = malloc(plan_max_bytes(&w->limits));
     s = l.plan != NULL ? loop(&l) : log_fail(STATUS_NOMEM, "no memory for a plan");
     tell_counts(l.engine);

@@ -240,6 +240,7 @@ static void null_is_refused_everywhere(void **state)
     struct quern_options *o = quern_options_new();
     const struct quern_event *e;
     const int32_t *ids;
+    const char *json;
     struct quern *q;
     size_t n = 1;
 
@@ -279,6 +280,8 @@ static void null_is_refused_everywhere(void **state)
     REFUSED(quern_count_tokens(NULL, r, 0, &n));
     REFUSED(quern_count_tokens(f.q, NULL, 0, &n));
     REFUSED(quern_count_tokens(f.q, r, 0, NULL));
+    REFUSED(quern_stats(NULL, 0, &json));
+    REFUSED(quern_stats(f.q, 0, NULL));
 #undef REFUSED
     assert_int_equal(quern_fd(NULL), -1);
     assert_int_equal(quern_error_code(NULL), QUERN_CODE_NONE);

@@ -337,6 +337,31 @@ static void late_ids_of_a_prompt_are_no_events(void **state)
     fake_close(&f);
 }
 
+static void figures_are_lent_and_are_no_event(void **state)
+{
+    const struct frame_stats s = {.fixed = sizeof(s)};
+    struct fake f = fake_open();
+    const char *json = NULL, *more;
+
+    (void)state;
+    fake_tokens(&f, 5, 0, 1, "before");
+    fake_frame(&f, FRAME_STATS, OWN_ID, &s, sizeof(s), "{\"running\":3}", 13);
+    assert_int_equal(quern_stats(f.q, PATIENCE_MS, &json), QUERN_OK);
+    assert_string_equal(json, "{\"running\":3}");
+    fake_frame(&f, FRAME_STATS, OWN_ID, &s, sizeof(s), "late", 4); /* nobody waits for it */
+    fake_frame(&f, FRAME_STATS, 5, &s, sizeof(s), "strange", 7);   /* nobody has asked */
+    fake_tokens(&f, 5, 1, 1, "after");
+    assert_string_equal(quern_event_text(next(f.q), NULL), "before");
+    assert_string_equal(quern_event_text(next(f.q), NULL), "after");
+    assert_string_equal(json, "{\"running\":3}"); /* lent on */
+    assert_int_equal(quern_stats(f.q, 20, &more), QUERN_AGAIN);
+    fake_error(&f, OWN_ID + 2, QUERN_CODE_UNKNOWN, "an older server");
+    assert_int_equal(quern_stats(f.q, PATIENCE_MS, &more), QUERN_INVALID);
+    assert_string_equal(quern_error(f.q), "an older server");
+    assert_int_equal(quern_error_code(f.q), QUERN_CODE_UNKNOWN);
+    fake_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -350,6 +375,7 @@ int main(void)
         cmocka_unit_test(a_server_that_just_closes_is_told),
         cmocka_unit_test(others_events_wait_while_a_prompt_is_tokenized),
         cmocka_unit_test(late_ids_of_a_prompt_are_no_events),
+        cmocka_unit_test(figures_are_lent_and_are_no_event),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

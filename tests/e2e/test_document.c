@@ -17,7 +17,7 @@ static struct block {
 } blocks[BLOCKS];
 static int n_blocks;
 
-enum { HELLO, SUBMIT, READY, ACCEPTED, TOKENS, CANCEL, DONE, RESUME, ERROR, ALL };
+enum { HELLO, SUBMIT, READY, ACCEPTED, TOKENS, CANCEL, DONE, RESUME, ERROR, ASK_STATS, STATS, ALL };
 
 static int hex(char c)
 {
@@ -86,6 +86,7 @@ static void libquern_has_the_exchange_of_the_document(void **state)
 {
     struct fake f = fake_silent();
     const struct quern_event *e;
+    const char *json;
     uint64_t id;
     size_t n;
 
@@ -126,6 +127,10 @@ static void libquern_has_the_exchange_of_the_document(void **state)
     e = next_of(f.q, QUERN_EVENT_ERROR);
     assert_int_equal(quern_event_request(e), id);
     assert_int_equal(quern_event_code(e), QUERN_CODE_NOT_FOUND);
+    sends(&f, STATS); /* what comes before it is waited for */
+    assert_int_equal(quern_stats(f.q, PATIENCE_MS, &json), QUERN_OK);
+    reads(&f, ASK_STATS);
+    assert_string_equal(json, "{\"running\":2,\"waiting\":0,\"restarts\":0}");
     fake_close(&f);
 }
 
@@ -154,6 +159,7 @@ static void assert_same(struct raw_frame got, int i, size_t from, size_t to)
 static void the_server_answers_the_document_s_client(void **state)
 {
     struct raw_server server;
+    struct raw_frame stats;
     struct raw_client c;
 
     (void)state;
@@ -166,6 +172,11 @@ static void the_server_answers_the_document_s_client(void **state)
     assert_same(raw_await(&c, FRAME_DONE), DONE, 4, 48); /* it may have been faster */
     assert_true(raw_send(&c, blocks[RESUME].bytes, blocks[RESUME].n));
     assert_same(raw_await(&c, FRAME_ERROR), ERROR, 0, 0);
+    assert_true(raw_send(&c, blocks[ASK_STATS].bytes, blocks[ASK_STATS].n));
+    stats = raw_await(&c, FRAME_STATS);
+    assert_true(stats.header.id == frame_of(STATS).header.id);
+    assert_memory_equal(stats.payload, frame_of(STATS).payload, sizeof(struct frame_stats) + 1);
+    free(stats.payload);
     raw_close(&c);
     raw_server_stop(&server, "");
 }

@@ -102,7 +102,7 @@ static void frames_that_break_the_rules_end_their_connection(void **state)
 {
     static const struct frame_header huge = {.bytes = FRAME_MAX_BYTES + 1, .type = FRAME_SUBMIT,
         .id = 1}, flagged = {.type = FRAME_CANCEL, .flags = 1, .id = 1};
-    static const unsigned strange[] = {0, 4, 63, FRAME_HELLO, FRAME_ERROR, 0xffff};
+    static const unsigned strange[] = {0, 5, 63, FRAME_HELLO, FRAME_ERROR, 0xffff};
     struct raw_client c;
 
     (void)state;
@@ -206,7 +206,7 @@ static void random_bytes_never_harm_the_server(void **state)
             for (size_t i = 0; i < n; i++)
                 bytes[i] = (unsigned char)(draw() % 4 == 0 ? draw() : 0);
             going = draw() % 4 == 0 ? raw_send(&c, bytes, n)
-                                    : raw_send_frame(&c, 1 + draw() % 3, draw() % 4, bytes, n);
+                                    : raw_send_frame(&c, 1 + draw() % 4, draw() % 4, bytes, n);
         }
         raw_close(&c);
     }

@@ -11,7 +11,17 @@ struct bench {
     struct plan *plan;
     struct engine_event events[MOST_EVENTS];
     size_t n_events;
+    uint64_t times[ENGINE_TOKEN_TIME + 1][8];
+    size_t n_times[ENGINE_TOKEN_TIME + 1];
 };
+
+static void note_time(void *context, enum engine_time what, uint64_t ns)
+{
+    struct bench *b = context;
+
+    assert_true(b->n_times[what] < 8);
+    b->times[what][b->n_times[what]++] = ns;
+}
 
 static void note_event(void *context, const struct engine_event *e)
 {
@@ -24,10 +34,10 @@ static void note_event(void *context, const struct engine_event *e)
 static int open_with(void **state, const struct plan_limits *limits)
 {
     static const int32_t eos[] = {EOS, EOS + 1};
+    struct bench *b = calloc(1, sizeof(*b));
     struct engine_options o = {
         .limits = *limits, .generation = 1, .max_model_len = CONTEXT,
-        .max_chunk = 12, .eos = eos, .n_eos = 2};
-    struct bench *b = calloc(1, sizeof(*b));
+        .max_chunk = 12, .eos = eos, .n_eos = 2, .observe = note_time, .observer = b};
 
     *state = b;
     b->plan = malloc(plan_max_bytes(limits));
@@ -382,6 +392,50 @@ static void engine_may_be_closed_in_the_middle(void **state)
 
 #define ENGINE_TEST(test) cmocka_unit_test_setup_teardown(test, open_bench, close_bench)
 
+/* Figures --------------------------------------------------------------------------------- */
+
+static void times_are_told_by_the_caller_s_clock(void **state)
+{
+    struct bench *b = *state;
+    const int32_t prompt[] = {1, 2, 3}, id = 4;
+
+    assert_int_equal(engine_add(b->engine, &(struct engine_request){.id = 1, .ids = prompt, .n_ids = 3,
+        .max_tokens = 3, .ignore_eos = true, .arrived_ns = 100}), STATUS_OK);
+    engine_clock(b->engine, 250);
+    planned(b);
+    assert_int_equal(b->times[ENGINE_QUEUE_TIME][0], 150);
+    engine_clock(b->engine, 1100);
+    done(b, 0, &id);
+    assert_int_equal(b->times[ENGINE_FIRST_TOKEN_TIME][0], 1000);
+    assert_int_equal(engine_counts(b->engine).prompt_tokens, 3);
+    planned(b);
+    engine_clock(b->engine, 1107);
+    done(b, 1, &id);
+    assert_int_equal(b->times[ENGINE_TOKEN_TIME][0], 7);
+    assert_int_equal(b->n_times[ENGINE_QUEUE_TIME], 1);
+    assert_int_equal(b->n_times[ENGINE_FIRST_TOKEN_TIME], 1);
+    assert_int_equal(b->n_times[ENGINE_TOKEN_TIME], 1);
+    assert_int_equal(engine_counts(b->engine).prompt_tokens, 3);
+}
+
+/* Taken up after its ranks died: it neither came now nor is its next id the first. */
+static void what_goes_on_is_no_new_prompt(void **state)
+{
+    struct bench *b = *state;
+    const int32_t id = 4;
+
+    engine_clock(b->engine, 500);
+    assert_int_equal(add(b, 1, 3, 3), STATUS_OK);
+    planned(b);
+    done(b, 0, &id);
+    assert_int_equal(b->n_times[ENGINE_QUEUE_TIME] + b->n_times[ENGINE_FIRST_TOKEN_TIME], 0);
+    assert_int_equal(engine_counts(b->engine).prompt_tokens, 0);
+    planned(b);
+    engine_clock(b->engine, 530);
+    done(b, 1, &id);
+    assert_int_equal(b->times[ENGINE_TOKEN_TIME][0], 30);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -405,6 +459,8 @@ int main(void)
         ENGINE_TEST(broken_output_ends_its_own_request_alone),
         ENGINE_TEST(end_of_the_context_cuts_the_answer),
         ENGINE_TEST(engine_may_be_closed_in_the_middle),
+        ENGINE_TEST(times_are_told_by_the_caller_s_clock),
+        ENGINE_TEST(what_goes_on_is_no_new_prompt),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
