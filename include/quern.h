@@ -127,6 +127,8 @@ enum quern_param {
     QUERN_PARAM_KEEP = 9,         /* whole: seconds for which the server keeps the request when its
                                    * connection is lost, for quern_resume(); 0 */
     QUERN_PARAM_TELL_PAUSES = 10, /* 0 or 1: PAUSED and CONTINUED events are wanted */
+    QUERN_PARAM_PRIORITY = 11,    /* whole, -1000 to 1000: of requests that wait, those of a lower
+                                   * one go first; 0 */
 };
 
 enum quern_task {

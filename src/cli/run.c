@@ -35,6 +35,8 @@ static const struct option_row run_rows[] = {
     {"seed", 0, OPTION_SEED, AT(seed), "S", "of the noise, and of synth: weights", 0, 0,
         AT(has_seed)},
     {"ignore-eos", 0, OPTION_FLAG, AT(ignore_eos), NULL, "go on past an end token", 0, 0, 0},
+    {"priority", 0, OPTION_INT, AT(priority), "N",
+        "with --socket: of requests that wait, lower goes first (default 0)", -1000, 1000, 0},
     {"ids", 0, OPTION_TEXT, AT(ids), "1,2,3", "a prompt of token ids, in place of PROMPT", 0, 0, 0},
     {"print-ids", 0, OPTION_FLAG, AT(print_ids), NULL, "print the new ids, not their text", 0, 0, 0},
     {"echo", 0, OPTION_FLAG, AT(echo), NULL, "print the prompt, too (always on a terminal)", 0, 0, 0},
@@ -170,6 +172,8 @@ static int fill_request(struct quern_request *r, const struct run_options *o, co
         s = quern_request_set_u64(r, QUERN_PARAM_SEED, o->seed);
     if (s == QUERN_OK && o->ignore_eos)
         s = quern_request_set_int(r, QUERN_PARAM_IGNORE_EOS, 1);
+    if (s == QUERN_OK && o->priority != 0)
+        s = quern_request_set_int(r, QUERN_PARAM_PRIORITY, o->priority);
     if (s == QUERN_OK && o->socket != NULL)
         s = quern_request_set_int(r, QUERN_PARAM_KEEP, KEEP_S);
     if (s == QUERN_OK)

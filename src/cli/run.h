@@ -14,7 +14,7 @@
 struct run_options {
     struct runtime_options runtime;
     const char *socket, *ids;
-    int max_tokens;
+    int max_tokens, priority;
     bool greedy, print_ids, ignore_eos, has_seed, echo;
     float temperature, top_p, min_p;
     int top_k;

@@ -142,10 +142,16 @@ static enum status set_whole(struct quern_request *r, unsigned param, bool negat
 {
     uint32_t small = (uint32_t)magnitude;
     float real = negative ? -(float)magnitude : (float)magnitude;
+    int32_t with_sign = negative ? -(int32_t)small : (int32_t)small;
     enum param_type type = params_type(param);
 
     if (type == PARAM_F32)
         return set_param(r, param, &real, sizeof(real));
+    if (type == PARAM_I32 && magnitude <= INT32_MAX)
+        return set_param(r, param, &with_sign, sizeof(with_sign));
+    if (type == PARAM_I32)
+        return log_fail(STATUS_INVALID, "parameter %u: %s%llu is not between %d and %d", param,
+            negative ? "-" : "", (unsigned long long)magnitude, INT32_MIN, INT32_MAX);
     if (type != PARAM_NONE && (negative || (type == PARAM_U32 && magnitude > UINT32_MAX)))
         return log_fail(STATUS_INVALID, "parameter %u: %s%llu is not between 0 and %llu", param,
             negative ? "-" : "", (unsigned long long)magnitude,

@@ -8,10 +8,14 @@
  * run in the order they were planned, so what a plan takes from a sequence may
  * be given away in the next one, also while steps that name it are under way.
  *
- * Admission: in order of arrival, when there are a slot and blocks for what is
- * known; blocks for the answer are taken as it grows. When there is none, the
- * youngest gives back its slot and blocks, and goes on before new ones, what it
- * knows computed again. The oldest can have all blocks, so it always ends.
+ * Admission: by priority, lower first, and within one in order of arrival, when
+ * there are a slot and blocks for what is known; blocks for the answer are taken
+ * as it grows. When there is none, the youngest of the highest priority gives
+ * back its slot and blocks, and goes on before new ones of its own, what it knows
+ * computed again. The first can have all blocks, so it always ends. One that
+ * waits, however urgent, takes nothing from those that run (vLLM does the same):
+ * it has the next slot, and those that run end sooner than if they were computed
+ * twice.
  *
  * A step: a row for each answer first, then chunks of prompts. While others
  * have prompts, one chunk takes half of what the step has left, so that a long
@@ -67,6 +71,7 @@ struct engine_request {
     uint32_t max_tokens; /* >= 1; the context's end cuts it */
     struct sampling sampling;
     bool ignore_eos;
+    int32_t priority; /* lower goes first */
     uint64_t arrived_ns; /* by the caller's clock; 0: it goes on, and no time of it is told until its
                           * second id */
 };

@@ -242,18 +242,25 @@ static enum admission admit(struct engine *e, struct plan *plan, struct sequence
     return ADMITTED;
 }
 
+/* Who waits for another's prefix is passed by others of its own priority, but not by the less
+ * urgent: they would have the slots and blocks that it is about to need. */
 static void plan_waiting(struct engine *e, struct plan *plan)
 {
+    int32_t passed = INT32_MAX;
+
     for (struct list_node *at = e->waiting.next, *after; at != &e->waiting; at = after) {
         struct sequence *s = LIST_OF(at, struct sequence, queue);
         enum admission a;
 
         after = at->next;
-        if (e->n_free_slots == 0 || !has_room(e, plan) || sequence_is_ahead(s))
+        if (e->n_free_slots == 0 || !has_room(e, plan) || sequence_is_ahead(s) ||
+            s->priority > passed)
             return;
         a = admit(e, plan, s);
         if (a == NO_ROOM)
             return;
+        if (a == LATER)
+            passed = s->priority;
         if (a == ADMITTED)
             plan_chunk(e, plan, s, e->n_free_slots > 0 && after != &e->waiting);
     }

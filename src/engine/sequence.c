@@ -22,6 +22,7 @@ enum status sequence_new(const struct engine_request *r, uint32_t max_tokens, ui
     s->id = r->id;
     s->sampling = r->sampling;
     s->ignore_eos = r->ignore_eos;
+    s->priority = r->priority;
     s->arrived_ns = r->arrived_ns;
     s->n_prompt = s->n_ids = r->n_ids;
     s->max_tokens = max_tokens;
@@ -130,6 +131,8 @@ static bool goes_before(const struct sequence *a, const struct sequence *b)
 {
     bool ran_a = a->state == SEQUENCE_PREEMPTED, ran_b = b->state == SEQUENCE_PREEMPTED;
 
+    if (a->priority != b->priority)
+        return a->priority < b->priority;
     if (ran_a != ran_b)
         return ran_a;
     return a->arrival < b->arrival;

@@ -26,6 +26,7 @@ struct sequence {
     struct list_node queue; /* waiting, running or ended */
     enum sequence_state state;
     uint64_t id, arrival;
+    int32_t priority;
     uint64_t arrived_ns; /* 0: it goes on */
     uint64_t told_ns;    /* when its last id came; 0: none has */
     bool was_admitted;
@@ -72,8 +73,8 @@ uint32_t sequence_share(struct sequence *s, struct blocks *b, uint32_t block_siz
 /* Gives all its blocks back. forget: nobody is to find them any more. */
 void sequence_give_blocks(struct sequence *s, struct blocks *b, bool forget);
 
-/* Puts s where it belongs: those that ran before, then by arrival. From the end, where most
- * belong. */
+/* Puts s where it belongs: by priority; of the same, those that ran before, then by arrival. From
+ * the end, where most belong. */
 void sequence_insert(struct list_node *queue, struct sequence *s);
 
 #endif

@@ -9,7 +9,7 @@ struct param {
     const char *name; /* NULL: no such key */
     enum param_type type;
     size_t at;
-    double least, most; /* of U32 and F32 */
+    double least, most; /* of all but U64 */
     bool above;         /* `least` itself is out */
 };
 
@@ -25,6 +25,8 @@ static const struct param table[PARAM_KEYS] = {
     [PARAM_KEY] = {.name = "key", .type = PARAM_U64, .at = AT(key)},
     [PARAM_KEEP] = {"keep", PARAM_U32, AT(keep_s), .least = 0, .most = UINT32_MAX},
     [PARAM_TELL_PAUSES] = {"tell_pauses", PARAM_U32, AT(tell_pauses), .least = 0, .most = 1},
+    [PARAM_PRIORITY] = {"priority", PARAM_I32, AT(priority), .least = PRIORITY_LEAST,
+        .most = PRIORITY_MOST},
 };
 
 enum param_type params_type(unsigned key)
@@ -40,11 +42,16 @@ static size_t size_of(enum param_type type)
 static double value_of(const struct param *row, const void *value)
 {
     uint32_t whole;
+    int32_t with_sign;
     float real;
 
     if (row->type == PARAM_F32) {
         memcpy(&real, value, sizeof(real));
         return (double)real;
+    }
+    if (row->type == PARAM_I32) {
+        memcpy(&with_sign, value, sizeof(with_sign));
+        return with_sign;
     }
     memcpy(&whole, value, sizeof(whole));
     return whole;

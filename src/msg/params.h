@@ -29,10 +29,11 @@ enum param_key {
     PARAM_KEY = QUERN_PARAM_KEY, /* u64, not 0: the request's key, chosen by the client; drawn */
     PARAM_KEEP = QUERN_PARAM_KEEP, /* u32: seconds that the request outlives its connection by; 0 */
     PARAM_TELL_PAUSES = QUERN_PARAM_TELL_PAUSES, /* u32, 0 or 1: PAUSED frames are wanted */
+    PARAM_PRIORITY = QUERN_PARAM_PRIORITY, /* i32, -1000 to 1000: lower goes first; 0 */
     PARAM_KEYS,                                  /* one more than the last */
 };
 
-enum param_type { PARAM_NONE, PARAM_U32, PARAM_U64, PARAM_F32 };
+enum param_type { PARAM_NONE, PARAM_U32, PARAM_U64, PARAM_F32, PARAM_I32 };
 
 struct param_header {
     uint16_t key;
@@ -43,9 +44,12 @@ struct param_header {
 struct params {
     uint64_t given; /* bit `key`: it was */
     uint32_t max_tokens, top_k, ignore_eos, keep_s, tell_pauses;
+    int32_t priority;
     float temperature, top_p, min_p;
     uint64_t seed, key;
 };
+
+enum { PRIORITY_LEAST = -1000, PRIORITY_MOST = 1000 };
 
 enum { PARAMS_FIRST_BYTES = PARAM_KEYS * (sizeof(struct param_header) + 8) }; /* all of today's */
 

@@ -71,7 +71,7 @@ struct request_msg {
     uint64_t id;
     uint32_t n_ids, max_tokens;
     uint32_t n_prompt;        /* of the ids; the rest was produced before a restart */
-    uint32_t reserved;
+    int32_t priority;
     uint64_t arrived_ns;      /* at the server, CLOCK_MONOTONIC; 0: it has ids already */
     uint64_t ids_at, ids_end; /* bytes: int32 ids; released up to ids_end once read */
     struct sampling sampling;

@@ -63,6 +63,7 @@ static enum status push_one(struct supervisor *sv, struct request *r)
         .n_ids = r->n_ids + r->n_produced,
         .n_prompt = r->n_ids,
         .max_tokens = r->params.max_tokens - r->n_produced,
+        .priority = r->params.priority,
         .arrived_ns = r->n_produced == 0 ? r->arrived_ns : 0,
         .sampling = sampling_of(&r->params, &sv->facts.defaults),
     };

@@ -144,6 +144,7 @@ static void add_request(struct leader *l, const struct request_msg *m)
             .max_tokens = m->max_tokens,
             .sampling = m->sampling,
             .ignore_eos = (m->flags & REQUEST_IGNORE_EOS) != 0,
+            .priority = m->priority,
             .arrived_ns = m->arrived_ns,
         });
     if (ring_buffer_release(buffer, m->ids_end) != STATUS_OK)

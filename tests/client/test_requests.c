@@ -23,8 +23,10 @@ static void a_request_goes_out_as_it_was_set(void **state)
     assert_int_equal(quern_request_set_real(r, QUERN_PARAM_TOP_P, 0.5), QUERN_OK);
     assert_int_equal(quern_request_set_u64(r, QUERN_PARAM_SEED, UINT64_MAX), QUERN_OK);
     assert_int_equal(quern_request_set_bytes(r, QUERN_PARAM_MIN_P, &(float){0.25f}, 4), QUERN_OK);
+    set_int(r, QUERN_PARAM_PRIORITY, -7);
     id = submit(f.q, r);
     s = fake_submitted(&f);
+    assert_int_equal(s.params.priority, -7);
     assert_int_equal(s.h.id, id);
     assert_int_equal(s.f.task, TASK_COMPLETE);
     assert_int_equal(s.f.prompt, PROMPT_IDS);
@@ -65,6 +67,11 @@ static void values_that_cannot_be_are_refused_where_they_are_set(void **state)
     REFUSED(QUERN_INVALID, "is not between 0 and 4294967295",
         quern_request_set_int(r, QUERN_PARAM_MAX_TOKENS, INT64_C(1) << 32));
     REFUSED(QUERN_INVALID, "-1 is not", quern_request_set_int(r, QUERN_PARAM_SEED, -1));
+    REFUSED(QUERN_INVALID, "priority -1001", quern_request_set_real(r, QUERN_PARAM_PRIORITY, -1001));
+    REFUSED(QUERN_INVALID, "is not between", quern_request_set_u64(r, QUERN_PARAM_PRIORITY,
+        UINT64_MAX));
+    REFUSED(QUERN_INVALID, "is not between", quern_request_set_int(r, QUERN_PARAM_PRIORITY,
+        INT64_MIN));
     REFUSED(QUERN_INVALID, "no whole number", quern_request_set_real(r, QUERN_PARAM_TOP_K, 1.5));
     REFUSED(QUERN_INVALID, "no whole number",
         quern_request_set_real(r, QUERN_PARAM_SEED, (double)INFINITY));

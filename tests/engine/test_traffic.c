@@ -15,6 +15,7 @@ enum { REQUESTS = 400, FAMILIES = 3 };
 struct expected {
     int32_t prompt[CONTEXT], answer[CONTEXT];
     uint32_t n_prompt, max_tokens, got;
+    int32_t priority;
     bool ignore_eos, added, cancelled, done;
 };
 
@@ -109,6 +110,7 @@ static void add_one(struct run *r)
     wanted = 1 + pick(r, 24);
     x->max_tokens = wanted < CONTEXT - x->n_prompt ? wanted : CONTEXT - x->n_prompt;
     x->ignore_eos = pick(r, 3) == 0;
+    x->priority = pick(r, 3) == 0 ? (int32_t)pick(r, 3) - 1 : 0;
     for (uint32_t i = 0; i < x->n_prompt; i++)
         x->prompt[i] = (int32_t)pick(r, FAKE_VOCAB);
     if (pick(r, 3) > 0)
@@ -118,7 +120,7 @@ static void add_one(struct run *r)
     r->n_added++;
     if (engine_add(r->engine, &(struct engine_request){.id = id, .ids = x->prompt,
             .n_ids = x->n_prompt, .max_tokens = wanted, .ignore_eos = x->ignore_eos,
-            .sampling = {.seed = id, .top_p = 1}}) != STATUS_OK)
+            .priority = x->priority, .sampling = {.seed = id, .top_p = 1}}) != STATUS_OK)
         wrong(r, "a request that fits was refused");
 }
 

@@ -31,6 +31,7 @@ static void what_is_written_is_read_again(void **state)
         struct params p = {0}, q;
         unsigned char wire[PARAMS_FIRST_BYTES];
         uint32_t n = (uint32_t)(test_random(&seed) % 1000) + 1, on = (uint32_t)test_random(&seed) % 2;
+        int32_t below = (int32_t)(test_random(&seed) % 2001) - 1000;
         float f = (float)(test_random(&seed) % 1000 + 1) / 1000;
         uint64_t big = test_random(&seed) | 1;
         const struct {
@@ -40,7 +41,7 @@ static void what_is_written_is_read_again(void **state)
             [PARAM_MAX_TOKENS] = {&n, 4}, [PARAM_TEMPERATURE] = {&f, 4}, [PARAM_TOP_K] = {&n, 4},
             [PARAM_TOP_P] = {&f, 4}, [PARAM_MIN_P] = {&f, 4}, [PARAM_SEED] = {&big, 8},
             [PARAM_IGNORE_EOS] = {&on, 4}, [PARAM_KEY] = {&big, 8}, [PARAM_KEEP] = {&n, 4},
-            [PARAM_TELL_PAUSES] = {&on, 4},
+            [PARAM_TELL_PAUSES] = {&on, 4}, [PARAM_PRIORITY] = {&below, 4},
         };
 
         for (int key = 1; key < PARAM_KEYS; key++)
@@ -106,6 +107,11 @@ static void values_out_of_their_bounds_are_refused(void **state)
     for (size_t i = 0; i < sizeof(wholes) / sizeof(wholes[0]); i++)
         assert_int_equal(read_one(wholes[i].key, &wholes[i].value, 4, &p), STATUS_INVALID);
     assert_int_equal(read_one(PARAM_KEY, &none, 8, &p), STATUS_INVALID);
+    assert_int_equal(read_one(PARAM_PRIORITY, &(int32_t){-1001}, 4, &p), STATUS_INVALID);
+    assert_non_null(strstr(log_last_error(), "priority -1001: it goes from -1000 to 1000"));
+    assert_int_equal(read_one(PARAM_PRIORITY, &(int32_t){1001}, 4, &p), STATUS_INVALID);
+    assert_int_equal(read_one(PARAM_PRIORITY, &(int32_t){-1000}, 4, &p), STATUS_OK);
+    assert_int_equal(p.priority, -1000);
     assert_int_equal(read_one(PARAM_SEED, &none, 4, &p), STATUS_INVALID);
     assert_int_equal(read_one(PARAM_TOP_P, &(float){1}, 4, &p), STATUS_OK);
 }
