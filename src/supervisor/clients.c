@@ -269,8 +269,7 @@ static struct client *client_new(struct supervisor *sv, int fd)
     c->sv = sv;
     c->fd = fd;
     list_init(&c->requests);
-    list_init(&c->to_text);
-    list_init(&c->to_leader);
+    lines_init(c);
     list_init(&c->news);
     c->recv = (struct loop_op){.done = on_recv, .context = c};
     c->send = (struct loop_op){.done = on_send, .context = c};
@@ -365,8 +364,7 @@ enum status clients_open(struct supervisor *sv)
     mallopt(M_MMAP_THRESHOLD, OWN_MAPPING);
     list_init(&sv->clients);
     list_init(&sv->dirty);
-    list_init(&sv->text_turns);
-    list_init(&sv->leader_turns);
+    turns_init(sv);
     sv->nobody = client_new(sv, -1);
     if (sv->nobody == NULL)
         return STATUS_NOMEM;

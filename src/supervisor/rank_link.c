@@ -1,7 +1,9 @@
 /* rank_link.c - to rank 0 and back.
  *
  * No more requests are with rank 0 than it has slots for (and a few, so that
- * none stands empty): the others wait here, where clients take turns. */
+ * none stands empty): the others wait here, where clients take turns. One that
+ * is more urgent does not count those that are less: rank 0 gives it the next
+ * slot, before them. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +12,7 @@
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 
-enum { AHEAD = 2 };
+enum { AHEAD = 2, MOST_CROWDS = 8 /* with rank 0, of as many as it has room for */ };
 
 /* To rank 0 ------------------------------------------------------------------------------- */
 
@@ -112,14 +114,24 @@ static void note_running(struct supervisor *sv, struct request *r)
     }
 }
 
+static bool has_room(const struct supervisor *sv, const struct request *r)
+{
+    uint32_t crowd = sv->facts.max_seqs + AHEAD, as_urgent = 0;
+
+    if (sv->n_running < crowd || sv->n_running >= MOST_CROWDS * crowd)
+        return sv->n_running < crowd;
+    for (int32_t p = 0; p <= r->params.priority - PRIORITY_LEAST; p++)
+        as_urgent += sv->n_running_at[p];
+    return as_urgent < crowd;
+}
+
 static bool push_waiting(struct supervisor *sv)
 {
     char line[LOG_LINE_BYTES];
     struct request *r;
     bool pushed = false;
 
-    while (sv->n_running < sv->facts.max_seqs + AHEAD &&
-           (r = turn_first(&sv->leader_turns, false)) != NULL) {
+    while ((r = turn_first(sv, FOR_LEADER)) != NULL && has_room(sv, r)) {
         enum quern_code code = check_prompt(sv, r, line);
         enum status s = code == QUERN_CODE_NONE ? push_one(sv, r) : STATUS_INVALID;
 
@@ -129,7 +141,7 @@ static bool push_waiting(struct supervisor *sv)
             ranks_fail(sv, log_last_error());
             break;
         }
-        turn_taken(&sv->leader_turns, r);
+        turn_taken(r);
         if (s != STATUS_OK) {
             request_fail(r, code != QUERN_CODE_NONE ? code : QUERN_CODE_TOO_LONG,
                 code != QUERN_CODE_NONE ? line : log_last_error());

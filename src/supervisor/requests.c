@@ -3,7 +3,7 @@
  * A request's id carries its place in the table, so its way back costs no
  * search, and a serial number, so a late message of an ended request finds
  * nothing. Its client finds it by number, everybody by key; both are hash
- * maps. It waits in its client's queue, and clients with a queue take turns. */
+ * maps. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,7 +119,7 @@ enum status request_place(struct supervisor *sv, struct client *c, struct reques
     r->id = ++sv->serial << INDEX_BITS | sv->free_places[--sv->n_free_places];
     sv->table[r->id & ((1u << INDEX_BITS) - 1)] = r;
     sv->n_requests++;
-    sv->n_in_state[r->state]++;
+    request_count(sv, r, 1);
     sv->prompt_bytes += r->prompt_bytes;
     c->n_requests++;
     c->prompt_bytes += r->prompt_bytes;
@@ -154,18 +154,11 @@ static void take_from_client(struct request *r)
     list_remove(&r->news);
 }
 
-static void leave_turn(struct list_node *queue, struct list_node *turn)
-{
-    if (list_empty(queue))
-        list_remove(turn);
-}
-
-/* Out of the queue it is in; a client without a queue has no turn. */
+/* Nobody's turn comes to it any more. */
 static void take_from_queue(struct request *r)
 {
-    list_remove(&r->queue);
-    leave_turn(&r->client->to_text, &r->client->text_turn);
-    leave_turn(&r->client->to_leader, &r->client->leader_turn);
+    request_unqueue(r);
+    list_remove(&r->encoding);
 }
 
 void request_free(struct supervisor *sv, struct request *r)
@@ -179,7 +172,7 @@ void request_free(struct supervisor *sv, struct request *r)
     sv->table[r->id & ((1u << INDEX_BITS) - 1)] = NULL;
     sv->free_places[sv->n_free_places++] = (uint32_t)(r->id & ((1u << INDEX_BITS) - 1));
     sv->n_requests--;
-    sv->n_in_state[r->state]--;
+    request_count(sv, r, -1);
     sv->prompt_bytes -= r->prompt_bytes;
     bytes_free(&r->data);
     free(r->ids);
@@ -198,47 +191,6 @@ void requests_free(struct supervisor *sv)
     free(sv->table);
     sv->table = NULL;
     sv->table_room = 0;
-}
-
-/* Queues ---------------------------------------------------------------------------------- */
-
-void request_queue(struct request *r, bool first)
-{
-    struct client *c = r->client;
-    bool text = r->state == REQUEST_NEW;
-    struct list_node *queue = text ? &c->to_text : &c->to_leader;
-    struct list_node *turn = text ? &c->text_turn : &c->leader_turn;
-
-    if (first)
-        list_prepend(queue, &r->queue);
-    else
-        list_append(queue, &r->queue);
-    c->sv->queued = true;
-    if (!list_on(turn))
-        list_append(text ? &c->sv->text_turns : &c->sv->leader_turns, turn);
-}
-
-struct request *turn_first(struct list_node *turns, bool text)
-{
-    struct client *c;
-
-    if (list_empty(turns))
-        return NULL;
-    c = text ? LIST_OF(turns->next, struct client, text_turn)
-             : LIST_OF(turns->next, struct client, leader_turn);
-    return LIST_OF(text ? c->to_text.next : c->to_leader.next, struct request, queue);
-}
-
-void turn_taken(struct list_node *turns, struct request *r)
-{
-    struct client *c = r->client;
-    struct list_node *turn = turns == &c->sv->text_turns ? &c->text_turn : &c->leader_turn;
-
-    take_from_queue(r);
-    if (!list_on(turn))
-        return;
-    list_remove(turn);
-    list_append(turns, turn);
 }
 
 /* Ends ------------------------------------------------------------------------------------ */
@@ -322,12 +274,11 @@ void requests_fail_all(struct supervisor *sv, enum quern_code code, const char *
 enum status request_give(struct request *r, struct client *to, uint64_t number)
 {
     struct supervisor *sv = to->sv;
-    bool queued = list_on(&r->queue) && (r->state == REQUEST_NEW || r->state == REQUEST_QUEUED);
+    bool queued = heap_on(&r->waits);
 
     if (to != sv->nobody && hash_map_put(&to->numbers, number, r) != STATUS_OK)
         return STATUS_NOMEM;
-    if (queued)
-        take_from_queue(r);
+    request_unqueue(r);
     take_from_client(r);
     r->client = to;
     r->number = number;

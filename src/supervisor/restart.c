@@ -72,9 +72,9 @@ void text_fail(struct supervisor *sv, const char *line)
 static void take_back_prompts(struct supervisor *sv)
 {
     while (!list_empty(&sv->encoding)) {
-        struct request *r = LIST_OF(sv->encoding.prev, struct request, queue);
+        struct request *r = LIST_OF(sv->encoding.prev, struct request, encoding);
 
-        list_remove(&r->queue);
+        list_remove(&r->encoding);
         request_move(r, REQUEST_NEW);
         if (r->cancelled)
             request_finish(r, QUERN_FINISH_CANCELLED, 0);

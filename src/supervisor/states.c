@@ -67,13 +67,20 @@ void child_move(struct child *c, enum child_state to)
         c->state = to;
 }
 
+void request_count(struct supervisor *sv, const struct request *r, int more)
+{
+    sv->n_in_state[r->state] += (uint32_t)more;
+    if (r->state == REQUEST_RUNNING)
+        sv->n_running_at[r->params.priority - PRIORITY_LEAST] += (uint32_t)more;
+}
+
 void request_move(struct request *r, enum request_state to)
 {
     struct supervisor *sv = r->client->sv;
 
     if (!allowed(sv, request_moves, "request", r->state, to))
         return;
-    sv->n_in_state[r->state]--;
-    sv->n_in_state[to]++;
+    request_count(sv, r, -1);
     r->state = to;
+    request_count(sv, r, 1);
 }

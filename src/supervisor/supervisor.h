@@ -16,7 +16,8 @@
  * what was under way goes on from the journal.
  *
  * Fairness: whatever is limited (the text worker, rank 0, what a socket takes)
- * is dealt to clients in turn, whatever number of requests each has. */
+ * is dealt to clients in turn, whatever number of requests each has; of requests
+ * that wait for the first two, those of a lower priority value go first. */
 #ifndef QUERN_SUPERVISOR_SUPERVISOR_H
 #define QUERN_SUPERVISOR_SUPERVISOR_H
 
@@ -24,6 +25,7 @@
 #include <sys/types.h>
 
 #include "base/hash_map.h"
+#include "base/heap.h"
 #include "base/list.h"
 #include "ipc/loop.h"
 #include "ipc/proc.h"
@@ -58,6 +60,14 @@ struct bytes {
     size_t n, room;
 };
 
+/* What a client's requests wait for: turns.c. */
+enum waits_for { FOR_TEXT, FOR_LEADER, WAITS };
+struct line {
+    struct heap requests;  /* request.waits */
+    struct heap_node turn; /* among clients' lines that are not empty */
+    int64_t place;         /* when it was served last, or became a line */
+};
+
 /* One connection. `nobody` in struct supervisor is the one without a socket: it has the requests
  * whose client has gone. */
 struct client {
@@ -70,8 +80,7 @@ struct client {
     size_t prompt_bytes;
     struct hash_map numbers;      /* the client's number -> request that has not ended */
     struct list_node requests;    /* all of its own: request.of_client */
-    struct list_node to_text, to_leader; /* waiting for a ring: request.queue */
-    struct list_node text_turn, leader_turn; /* among clients whose queue is not empty */
+    struct line lines[WAITS];     /* waiting for a ring */
     struct list_node news;        /* requests with something to say: request.news */
     struct list_node dirty;       /* among clients with news, bytes to send, or on the way out */
     struct frame_reader reader;
@@ -94,7 +103,10 @@ enum request_state {
 /* The journal's entry. */
 struct request {
     struct client *client;       /* whose it is; sv->nobody: it hung up */
-    struct list_node of_client, queue, news, withdrawn, kept;
+    struct list_node of_client, encoding, news, withdrawn, kept;
+    struct heap_node waits;      /* in its client's line for that: */
+    enum waits_for waits_in;
+    int64_t place;               /* in it, among those of its priority */
     uint64_t id;                 /* ours: an index into the table, and a serial number */
     uint64_t number;             /* the client's */
     uint64_t key;
@@ -203,7 +215,9 @@ struct supervisor {
     bool watch_new;          /* something new is to be watched */
 
     struct client *nobody;
-    struct list_node clients, dirty, text_turns, leader_turns;
+    struct list_node clients, dirty;
+    struct heap turns[WAITS]; /* of lines */
+    int64_t places;           /* given so far */
     size_t partial_bytes;    /* in all readers */
     uint32_t n_clients, most_clients; /* most: since memory was given back last */
 
@@ -211,6 +225,7 @@ struct supervisor {
     uint32_t *free_places;   /* [n_free_places] of the table */
     uint32_t table_room, n_free_places, n_requests, n_running;
     uint32_t n_in_state[REQUEST_STATES]; /* of the n_requests */
+    uint32_t n_running_at[PRIORITY_MOST - PRIORITY_LEAST + 1]; /* of those that run, by priority */
     size_t prompt_bytes, kept_bytes;
     uint64_t serial;
     struct hash_map keys;
@@ -234,6 +249,8 @@ void supervisor_stop(struct supervisor *sv);
 void supervisor_move(struct supervisor *sv, enum supervisor_state to);
 void child_move(struct child *c, enum child_state to);
 void request_move(struct request *r, enum request_state to);
+/* One more, or one less, as it is. */
+void request_count(struct supervisor *sv, const struct request *r, int more);
 
 /* bytes.c */
 /* Room for n more; who writes there counts them himself. */
@@ -319,12 +336,6 @@ void request_free(struct supervisor *sv, struct request *r);
 struct request *request_find(struct supervisor *sv, uint64_t id);
 /* Changes hands; its number there is `number`. */
 enum status request_give(struct request *r, struct client *to, uint64_t number);
-/* Into the queue of its state, behind or before the others. */
-void request_queue(struct request *r, bool first);
-/* The next in turn, not taken out; NULL: none. */
-struct request *turn_first(struct list_node *turns, bool text);
-/* That one has had its turn. */
-void turn_taken(struct list_node *turns, struct request *r);
 void request_finish(struct request *r, enum quern_finish finish, uint32_t output_tokens);
 void request_fail(struct request *r, enum quern_code code, const char *line);
 /* With the finish, or code and line, that it has already. */
@@ -345,6 +356,18 @@ void request_release(struct request *r);
 /* Those whose time is over. */
 void requests_expire(struct supervisor *sv, uint64_t now_ns);
 uint64_t random_u64(void);
+
+/* turns.c */
+void turns_init(struct supervisor *sv);
+void lines_init(struct client *c);
+/* Into the line of its state, behind or before the others of its priority. */
+void request_queue(struct request *r, bool first);
+/* Out of it, if it is in one. */
+void request_unqueue(struct request *r);
+/* The next in turn, not taken out; NULL: none. */
+struct request *turn_first(struct supervisor *sv, enum waits_for what);
+/* That one has had its client's turn. */
+void turn_taken(struct request *r);
 
 /* text_link.c, rank_link.c */
 enum status text_take_replies(struct supervisor *sv);

@@ -39,7 +39,7 @@ void text_push(struct supervisor *sv)
 
     if (sv->text_child.state != CHILD_RUNNING)
         return;
-    while ((r = turn_first(&sv->text_turns, true)) != NULL) {
+    while ((r = turn_first(sv, FOR_TEXT)) != NULL) {
         enum status s = push_one(sv, r);
 
         if (s == STATUS_AGAIN || s == STATUS_CLOSED)
@@ -48,7 +48,7 @@ void text_push(struct supervisor *sv)
             text_fail(sv, log_last_error());
             break;
         }
-        turn_taken(&sv->text_turns, r);
+        turn_taken(r);
         if (s != STATUS_OK) {
             request_fail(r, QUERN_CODE_BAD_REQUEST, log_last_error());
             continue;
@@ -59,7 +59,7 @@ void text_push(struct supervisor *sv)
         }
         request_move(r, REQUEST_ENCODING);
         r->encodings++;
-        list_append(&sv->encoding, &r->queue);
+        list_append(&sv->encoding, &r->encoding);
         pushed = true;
     }
     if (pushed)
@@ -95,7 +95,7 @@ static void take_one(struct request *r, const struct text_msg *m, const void *pa
 {
     char line[LOG_LINE_BYTES];
 
-    list_remove(&r->queue);
+    list_remove(&r->encoding);
     if (r->cancelled) {
         request_finish(r, QUERN_FINISH_CANCELLED, 0);
     } else if (m->answer != TEXT_IDS) {

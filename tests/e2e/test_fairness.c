@@ -78,6 +78,35 @@ static void a_flood_of_small_requests_leaves_others_their_turn(void **state)
     raw_assert_well(&server);
 }
 
+/* Through the command, as a person would. By turns it would be behind one of each of the others. */
+static void an_urgent_request_overtakes_a_hundred_that_wait(void **state)
+{
+    enum { OTHERS = 34, EACH = 3, TURNS = OTHERS / 2 };
+    const char *words[] = {"run", "--socket", NULL, "--priority", "-5", "-n", "3", prompt, NULL};
+    struct raw_client others[OTHERS];
+    struct raw_server narrow;
+    struct command urgent;
+    int ends = 0;
+
+    (void)state;
+    raw_server_start(&narrow, (const char *const[]){"--max-seqs", "1", NULL});
+    words[2] = narrow.path;
+    for (int i = 0; i < OTHERS; i++) {
+        raw_connect(&others[i], &narrow);
+        for (uint64_t id = 1; id <= EACH; id++)
+            raw_submit(&others[i], id, raw_endless(PROMPT_TEXT, 150), prompt, strlen(prompt));
+    }
+    free(raw_await(&others[0], FRAME_DONE).payload);
+    assert_int_equal(child_run(&urgent, NULL, words), 0);
+    for (int i = 0; i < OTHERS; i++)
+        ends += ends_so_far(&others[i]);
+    assert_in_range(ends, 0, TURNS);
+    child_free(&urgent);
+    for (int i = 0; i < OTHERS; i++)
+        raw_close(&others[i]);
+    raw_server_stop(&narrow, "");
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec t;
@@ -221,6 +250,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_flood_of_small_requests_leaves_others_their_turn),
+        cmocka_unit_test(an_urgent_request_overtakes_a_hundred_that_wait),
         cmocka_unit_test(who_does_not_read_stops_its_own_streams_alone),
         cmocka_unit_test(frames_that_are_not_whole_take_a_bounded_memory),
         cmocka_unit_test(memory_is_flat_over_many_requests),
