@@ -10,13 +10,15 @@
 #include <stdint.h>
 #include <string.h>
 
-enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I32, DTYPE_U8, DTYPE_I8, DTYPE_COUNT };
+enum dtype {
+    DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I32, DTYPE_U8, DTYPE_I8, DTYPE_E4M3, DTYPE_COUNT
+};
 
 static inline size_t dtype_bytes(enum dtype t)
 {
     static const unsigned char bytes[DTYPE_COUNT] = {
         [DTYPE_F32] = 4, [DTYPE_BF16] = 2, [DTYPE_F16] = 2,
-        [DTYPE_I32] = 4, [DTYPE_U8] = 1,   [DTYPE_I8] = 1,
+        [DTYPE_I32] = 4, [DTYPE_U8] = 1,   [DTYPE_I8] = 1,  [DTYPE_E4M3] = 1,
     };
     return bytes[t];
 }

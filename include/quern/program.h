@@ -141,7 +141,7 @@ struct program_shape {
     float rms_eps;
     float rope_scale;           /* cos and sin are multiplied by it; 1 without YaRN */
     float inv_freq[PROGRAM_MAX_HEAD_DIM / 2]; /* [head_dim / 2] */
-    enum dtype kv_dtype;        /* F32, BF16 or F16 */
+    enum dtype kv_dtype;        /* F32, BF16, F16 or E4M3 */
     enum compute compute;
 };
 
@@ -172,7 +172,12 @@ static inline uint32_t program_most_rows(const struct plan_limits *limits,
 const char *op_name(enum op_kind kind);
 const char *place_name(enum place place);
 
-/* Bytes of one KV block of one layer on this rank: k and v. */
+/* A KV block of one layer is one piece: k, then v, in each one head after the other. A head is
+ * [block_size, head_dim] of kv_dtype; with E4M3 then, from a multiple of 4 bytes on, [block_size]
+ * f32: the scale of each position, by which its codes are multiplied. */
+size_t kv_head_bytes(enum dtype type, uint32_t block_size, uint32_t head_dim);
+
+/* Bytes of one KV block of one layer on this rank. */
 size_t program_block_bytes(const struct program_shape *shape);
 
 #endif

@@ -27,23 +27,27 @@ struct attend {
     _Alignas(64) float rows[TILE_POSITIONS][HEAD_ROOM]; /* k or v of a tile, zero past head_dim */
 };
 
-/* One row of d elements as f32, zeros up to a multiple of 16. */
-V16_FN void widen_row(float *to, const void *from, enum dtype type, uint32_t d)
+/* One row of d elements as f32, zeros up to a multiple of 16. `scale`: of E4M3 codes. */
+V16_FN void widen_row(float *to, const void *from, enum dtype type, float scale, uint32_t d)
 {
     const uint16_t *bits = from;
+    const uint8_t *codes = from;
+    v16 scale_256 = v16_set1(scale * 256);
     uint32_t i = 0, tail = d % 16;
 
     for (; i + 16 <= d; i += 16)
         v16_store(to + i, type == DTYPE_F32 ? v16_load((const float *)from + i)
                 : type == DTYPE_BF16        ? v16_load_bf16(bits + i)
-                                            : v16_load_f16(bits + i));
+                : type == DTYPE_F16         ? v16_load_f16(bits + i)
+                                            : v16_load_e4m3(codes + i, scale_256));
     if (tail == 0)
         return;
     v16_store(to + i, v16_set1(0.0f));
     for (; i < d; i++)
         to[i] = type == DTYPE_F32 ? ((const float *)from)[i]
             : type == DTYPE_BF16  ? bf16_to_f32(bits[i])
-                                  : f16_to_f32(bits[i]);
+            : type == DTYPE_F16   ? f16_to_f32(bits[i])
+                                  : e4m3_to_f32(codes[i]) * scale;
 }
 
 /* A block's positions lie one after the other: the table is asked once a block. */
@@ -54,12 +58,14 @@ V16_FN void widen_typed(struct attend *s, const void *base, enum dtype type, uin
     size_t row_bytes = kv->head_dim * dtype_bytes(type);
 
     for (uint32_t i = 0; i < n;) {
-        const char *row = kv_address(base, type, kv_at(kv, s->blocks, s->kv_head, from + i));
+        struct kv_place at = kv_at(kv, s->blocks, s->kv_head, from + i);
+        const char *row = (const char *)base + at.row, *scale = (const char *)base + at.scale;
         uint32_t left = kv->block_size - (from + i) % kv->block_size;
         uint32_t end = n - i < left ? n : i + left;
 
-        for (; i < end; i++, row += row_bytes)
-            widen_row(s->rows[i], row, type, kv->head_dim);
+        for (; i < end; i++, row += row_bytes, scale += sizeof(float))
+            widen_row(s->rows[i], row, type,
+                type == DTYPE_E4M3 ? *(const float *)scale : 1.0f, kv->head_dim);
     }
 }
 
@@ -69,6 +75,7 @@ static void widen(struct attend *s, const void *base, uint32_t from, uint32_t n)
     switch (s->args->kv.dtype) {
     case DTYPE_BF16: widen_typed(s, base, DTYPE_BF16, from, n); break;
     case DTYPE_F16: widen_typed(s, base, DTYPE_F16, from, n); break;
+    case DTYPE_E4M3: widen_typed(s, base, DTYPE_E4M3, from, n); break;
     default: widen_typed(s, base, DTYPE_F32, from, n);
     }
     for (uint32_t i = n; i < TILE_POSITIONS; i++)
@@ -203,7 +210,7 @@ static void attend_heads(struct attend *s, uint32_t token, uint32_t head)
     float *out = a->out + token * a->ld_out + (size_t)head * d;
 
     for (uint32_t h = 0; h < s->group; h++)
-        widen_row(s->q[h], q + (size_t)h * d, DTYPE_F32, d);
+        widen_row(s->q[h], q + (size_t)h * d, DTYPE_F32, 1.0f, d);
     for (uint32_t from = 0; from < length; from += ATTENTION_SPLIT)
         attend_split(s, from,
             length - from < ATTENTION_SPLIT ? length - from : ATTENTION_SPLIT);

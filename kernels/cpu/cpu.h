@@ -59,11 +59,12 @@ struct linear_kernel {
     void (*apply)(const struct linear_args *a, uint32_t panel0, uint32_t panel1);
 };
 
-/* The KV cache of one layer: k and v, each [n_blocks][kv_heads][block_size][head_dim]. */
+/* The KV cache of one layer, in blocks as program.h says; k and v: those of block 0. */
 struct kv_view {
     void *k, *v;
     enum dtype dtype;
     uint32_t kv_heads, block_size, head_dim;
+    size_t head_bytes, block_bytes; /* from one head of k or v to the next, from block to block */
 };
 
 struct attention_args {

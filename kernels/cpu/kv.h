@@ -4,23 +4,41 @@
 #ifndef QUERN_KERNELS_CPU_KV_H
 #define QUERN_KERNELS_CPU_KV_H
 
+#include <float.h>
+#include <math.h>
+
 #include "kernels/cpu/cpu.h"
 
 enum { MAX_HEAD_DIM = PROGRAM_MAX_HEAD_DIM };
 
-/* Element index of head `head` at `position`, the same in k and v. */
-static inline size_t kv_at(const struct kv_view *kv, const uint32_t *blocks, uint32_t head,
-    uint32_t position)
-{
-    size_t block = blocks[position / kv->block_size];
+/* Where head `head` at `position` lies: bytes from kv->k or kv->v, the same in both. */
+struct kv_place {
+    size_t row;   /* [head_dim] of the cache's type */
+    size_t scale; /* f32, with E4M3 */
+};
 
-    return ((block * kv->kv_heads + head) * kv->block_size + position % kv->block_size) *
-        kv->head_dim;
+static inline struct kv_place kv_at(const struct kv_view *kv, const uint32_t *blocks,
+    uint32_t head, uint32_t position)
+{
+    size_t start = blocks[position / kv->block_size] * kv->block_bytes + head * kv->head_bytes;
+    uint32_t at = position % kv->block_size;
+
+    return (struct kv_place){
+        .row = start + at * kv->head_dim * dtype_bytes(kv->dtype),
+        .scale = start + kv->head_bytes - (kv->block_size - at) * sizeof(float),
+    };
 }
 
-static inline const void *kv_address(const void *base, enum dtype type, size_t element)
+/* The scale of codes whose largest value is `amax`: it becomes 448, the largest code. Small ones
+ * share the smallest normal scale, so that no quotient overflows. NaN, and so is all that is read,
+ * where a value is not finite. */
+static inline float kv_scale(float amax)
 {
-    return (const char *)base + element * dtype_bytes(type);
+    const float scale = amax / 448.0f, least = 0x1p-126f;
+
+    if (!(amax <= FLT_MAX))
+        return NAN;
+    return scale < least ? least : scale;
 }
 
 /* The first query head that reads KV head `head`, and how many follow it (0: none). */

@@ -179,29 +179,30 @@ size_t layout_memory(struct executable *x, uint64_t bytes[MEMORY_KINDS])
     return c.at;
 }
 
-/* One of k and v, of one layer. */
 static size_t layer_bytes(const struct program_shape *shape)
 {
-    return (size_t)shape->limits.n_blocks * (program_block_bytes(shape) / 2);
+    return shape->limits.n_blocks * program_block_bytes(shape);
 }
 
 size_t cache_bytes(const struct program_shape *shape)
 {
-    return 2 * shape->layers * layer_bytes(shape);
+    return shape->layers * layer_bytes(shape);
 }
 
 struct kv_view cache_view(const struct executable *x, int layer)
 {
     const struct program_shape *shape = &x->program->shape;
-    size_t each = layer_bytes(shape);
-    char *base = (char *)x->cache + 2 * (size_t)layer * each;
+    char *base = (char *)x->cache + (size_t)layer * layer_bytes(shape);
+    size_t head = kv_head_bytes(shape->kv_dtype, shape->limits.block_size, shape->head_dim);
 
     return (struct kv_view){
         .k = base,
-        .v = base + each,
+        .v = base + shape->kv_heads * head,
         .dtype = shape->kv_dtype,
         .kv_heads = shape->kv_heads,
         .block_size = shape->limits.block_size,
         .head_dim = shape->head_dim,
+        .head_bytes = head,
+        .block_bytes = program_block_bytes(shape),
     };
 }

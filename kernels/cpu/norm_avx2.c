@@ -129,13 +129,77 @@ static void round_f16(uint16_t *dst, const float *src, size_t n)
         dst[i] = f32_to_f16(src[i]);
 }
 
-/* x [d] -> elements [at, at + d) of k or v. */
-static void store_head(void *base, enum dtype type, size_t at, const float *x, uint32_t d)
+/* The largest |x| of n; a NaN, whose bits are above infinity's, if there is one. */
+static float largest_size(const float *x, uint32_t n)
 {
-    switch (type) {
-    case DTYPE_BF16: round_bf16((uint16_t *)base + at, x, d); break;
-    case DTYPE_F16: round_f16((uint16_t *)base + at, x, d); break;
-    default: memcpy((float *)base + at, x, d * sizeof(*x));
+    __m256i most = _mm256_setzero_si256(), size = _mm256_set1_epi32(0x7fffffff);
+    float lanes[8], largest = 0.0f;
+    uint32_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        most = _mm256_max_epi32(most,
+            _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + i)), size));
+    _mm256_storeu_ps(lanes, _mm256_castsi256_ps(most));
+    for (int lane = 0; lane < 8; lane++)
+        if (lanes[lane] > largest || isnan(lanes[lane]))
+            largest = lanes[lane];
+    for (; i < n; i++)
+        if (fabsf(x[i]) > largest || isnan(x[i]))
+            largest = fabsf(x[i]);
+    return largest;
+}
+
+/* f32_to_e4m3() of 8 floats but NaNs, a code in each 32-bit lane. Below 2^-6, where codes lie 2^-9
+ * apart, adding 2^14 rounds to such steps: what is added to its bits is the code. */
+static __m256i e4m3_8(__m256 x)
+{
+    const __m256 shift = _mm256_set1_ps(0x1p14f);
+    __m256i bits = _mm256_castps_si256(x);
+    __m256i size = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(size, 20), _mm256_set1_epi32(1));
+    __m256i normal = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(size, odd),
+        _mm256_set1_epi32(0x7ffff - (120 << 23))), 20);
+    __m256i small = _mm256_sub_epi32(_mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(size),
+        shift)), _mm256_castps_si256(shift));
+    __m256i code = _mm256_blendv_epi8(small, normal,
+        _mm256_cmpgt_epi32(size, _mm256_set1_epi32(0x3c7fffff)));
+
+    code = _mm256_min_epi32(code, _mm256_set1_epi32(0x7e)); /* what would round past 448 */
+    return _mm256_or_si256(code,
+        _mm256_and_si256(_mm256_srli_epi32(bits, 24), _mm256_set1_epi32(0x80)));
+}
+
+static void round_e4m3(uint8_t *dst, const float *src, size_t n, float scale)
+{
+    __m256 by = _mm256_set1_ps(scale);
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        __m256i codes = e4m3_8(_mm256_div_ps(_mm256_loadu_ps(src + i), by));
+        __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(codes),
+            _mm256_extracti128_si256(codes, 1));
+
+        _mm_storel_epi64((__m128i *)(dst + i), _mm_packus_epi16(words, words));
+    }
+    for (; i < n; i++)
+        dst[i] = f32_to_e4m3(src[i] / scale);
+}
+
+/* x [head_dim] into one of k and v. */
+static void store_head(const struct kv_view *kv, void *base, struct kv_place at, const float *x)
+{
+    void *row = (char *)base + at.row;
+    float scale;
+
+    switch (kv->dtype) {
+    case DTYPE_BF16: round_bf16(row, x, kv->head_dim); break;
+    case DTYPE_F16: round_f16(row, x, kv->head_dim); break;
+    case DTYPE_E4M3:
+        scale = kv_scale(largest_size(x, kv->head_dim));
+        *(float *)((char *)base + at.scale) = scale;
+        round_e4m3(row, x, kv->head_dim, scale);
+        break;
+    default: memcpy(row, x, kv->head_dim * sizeof(*x));
     }
 }
 
@@ -169,11 +233,11 @@ static void rope_token(const struct rope_args *a, uint32_t token)
     for (uint32_t h = 0; h < a->heads; h++)
         norm_and_turn(q + (size_t)h * d, a->q_norm, a->eps, cosine, sine, d);
     for (uint32_t h = 0; h < kv->kv_heads; h++, k += d, v += d) {
-        size_t at = kv_at(kv, a->blocks[token], h, a->position[token]);
+        struct kv_place at = kv_at(kv, a->blocks[token], h, a->position[token]);
 
         norm_and_turn(k, a->k_norm, a->eps, cosine, sine, d);
-        store_head(kv->k, kv->dtype, at, k, d);
-        store_head(kv->v, kv->dtype, at, v, d);
+        store_head(kv, kv->k, at, k);
+        store_head(kv, kv->v, at, v);
     }
 }
 

@@ -9,22 +9,46 @@
 #include "kernels/cpu/kv.h"
 #include "kernels/cpu/rows.h"
 
-static float kv_load(const void *base, enum dtype type, size_t element)
+/* x [d] = what one head holds at one position, of k or v from `base` on. */
+static void load_head(float *x, const struct kv_view *kv, const void *base, struct kv_place at)
 {
-    switch (type) {
-    case DTYPE_BF16: return bf16_to_f32(((const uint16_t *)base)[element]);
-    case DTYPE_F16: return f16_to_f32(((const uint16_t *)base)[element]);
-    default: return ((const float *)base)[element];
-    }
+    const void *row = (const char *)base + at.row;
+    float scale = kv->dtype == DTYPE_E4M3 ? *(const float *)((const char *)base + at.scale) : 1.0f;
+
+    for (uint32_t i = 0; i < kv->head_dim; i++)
+        switch (kv->dtype) {
+        case DTYPE_BF16: x[i] = bf16_to_f32(((const uint16_t *)row)[i]); break;
+        case DTYPE_F16: x[i] = f16_to_f32(((const uint16_t *)row)[i]); break;
+        case DTYPE_E4M3: x[i] = e4m3_to_f32(((const uint8_t *)row)[i]) * scale; break;
+        default: x[i] = ((const float *)row)[i];
+        }
 }
 
-static void kv_store(void *base, enum dtype type, size_t element, float x)
+/* A NaN is the largest of all. */
+static float scale_of(const float *x, uint32_t d)
 {
-    switch (type) {
-    case DTYPE_BF16: ((uint16_t *)base)[element] = f32_to_bf16(x); break;
-    case DTYPE_F16: ((uint16_t *)base)[element] = f32_to_f16(x); break;
-    default: ((float *)base)[element] = x;
-    }
+    float amax = 0.0f;
+
+    for (uint32_t i = 0; i < d; i++)
+        if (fabsf(x[i]) > amax || isnan(x[i]))
+            amax = fabsf(x[i]);
+    return kv_scale(amax);
+}
+
+static void store_head(const struct kv_view *kv, void *base, struct kv_place at, const float *x)
+{
+    void *row = (char *)base + at.row;
+    float scale = 1.0f;
+
+    if (kv->dtype == DTYPE_E4M3)
+        *(float *)((char *)base + at.scale) = scale = scale_of(x, kv->head_dim);
+    for (uint32_t i = 0; i < kv->head_dim; i++)
+        switch (kv->dtype) {
+        case DTYPE_BF16: ((uint16_t *)row)[i] = f32_to_bf16(x[i]); break;
+        case DTYPE_F16: ((uint16_t *)row)[i] = f32_to_f16(x[i]); break;
+        case DTYPE_E4M3: ((uint8_t *)row)[i] = f32_to_e4m3(x[i] / scale); break;
+        default: ((float *)row)[i] = x[i];
+        }
 }
 
 /* Softmax over some positions, not yet divided: out = sum of e^(score - max) * v. */
@@ -38,25 +62,25 @@ static void attend_split(struct partial *part, const struct attention_args *a, u
     uint32_t kv_head, const float *q, uint32_t from, uint32_t to)
 {
     const struct kv_view *kv = &a->kv;
-    float p[ATTENTION_SPLIT];
+    float p[ATTENTION_SPLIT], row[MAX_HEAD_DIM];
 
     *part = (struct partial){.max = -INFINITY};
     for (uint32_t pos = from; pos < to; pos++) {
-        size_t at = kv_at(kv, a->blocks[token], kv_head, pos);
         float dot = 0.0f;
 
+        load_head(row, kv, kv->k, kv_at(kv, a->blocks[token], kv_head, pos));
         for (uint32_t i = 0; i < kv->head_dim; i++)
-            dot += q[i] * kv_load(kv->k, kv->dtype, at + i);
+            dot += q[i] * row[i];
         p[pos - from] = dot * a->scale;
         part->max = fmaxf(part->max, p[pos - from]);
     }
     for (uint32_t pos = from; pos < to; pos++) {
-        size_t at = kv_at(kv, a->blocks[token], kv_head, pos);
         float weight = expf(p[pos - from] - part->max);
 
+        load_head(row, kv, kv->v, kv_at(kv, a->blocks[token], kv_head, pos));
         part->sum += weight;
         for (uint32_t i = 0; i < kv->head_dim; i++)
-            part->out[i] += weight * kv_load(kv->v, kv->dtype, at + i);
+            part->out[i] += weight * row[i];
     }
 }
 
@@ -131,13 +155,11 @@ static void rope_token(const struct rope_args *a, uint32_t token)
     for (uint32_t h = 0; h < a->heads; h++)
         norm_and_turn(q + (size_t)h * d, a->q_norm, a->eps, cosine, sine, d);
     for (uint32_t h = 0; h < kv->kv_heads; h++, k += d, v += d) {
-        size_t at = kv_at(kv, a->blocks[token], h, a->position[token]);
+        struct kv_place at = kv_at(kv, a->blocks[token], h, a->position[token]);
 
         norm_and_turn(k, a->k_norm, a->eps, cosine, sine, d);
-        for (uint32_t i = 0; i < d; i++) {
-            kv_store(kv->k, kv->dtype, at + i, k[i]);
-            kv_store(kv->v, kv->dtype, at + i, v[i]);
-        }
+        store_head(kv, kv->k, at, k);
+        store_head(kv, kv->v, at, v);
     }
 }
 

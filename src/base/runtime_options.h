@@ -45,7 +45,9 @@ struct death_options {
     {"compute", 0, OPTION_CHOICE, (at) + offsetof(struct runtime_options, compute), "bf16|f32",    \
         "bf16: inputs of linear layers are rounded (default bf16)", 0, 0, 0},                      \
     {"kv-dtype", 0, OPTION_CHOICE, (at) + offsetof(struct runtime_options, kv_dtype),              \
-        "bf16|f16|f32", "type of the KV cache (default bf16)", 0, 0, 0},                           \
+        "bf16|f16|f32|fp8|e4m3|fp8_e4m3",                                                          \
+        "type of the KV cache (default bf16); the last three are one: e4m3 with a scale for each " \
+        "position and head", 0, 0, 0},                                                             \
     {"quant", 0, OPTION_CHOICE, (at) + offsetof(struct runtime_options, quant), "int8|int4|fp8",   \
         "quantise a plain checkpoint while it loads", 0, 0, 0},                                    \
     {"quant-head", 0, OPTION_CHOICE, (at) + offsetof(struct runtime_options, quant_head),          \

@@ -69,6 +69,7 @@ enum file_dtype file_dtype_of(enum dtype t)
     static const enum file_dtype of[DTYPE_COUNT] = {
         [DTYPE_F32] = FILE_F32, [DTYPE_BF16] = FILE_BF16, [DTYPE_F16] = FILE_F16,
         [DTYPE_I32] = FILE_I32, [DTYPE_U8] = FILE_U8,     [DTYPE_I8] = FILE_I8,
+        [DTYPE_E4M3] = FILE_F8_E4M3,
     };
     return of[t];
 }

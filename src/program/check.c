@@ -194,9 +194,18 @@ static bool shape_valid(const struct program_shape *s)
     return plan_max_bytes(&s->limits) != 0;
 }
 
+static bool cache_valid(enum dtype type)
+{
+    return type == DTYPE_F32 || type == DTYPE_BF16 || type == DTYPE_F16 || type == DTYPE_E4M3;
+}
+
 enum status program_check(const struct program *p)
 {
     struct walk w = {.p = p};
+
+    if (!cache_valid(p->shape.kv_dtype))
+        return log_fail(STATUS_INVALID, "program: no rows read a KV cache of type %d, only f32, "
+            "bf16, f16 and e4m3", (int)p->shape.kv_dtype);
 
     if (!shape_valid(&p->shape))
         return log_fail(STATUS_INVALID,

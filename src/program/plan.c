@@ -187,7 +187,8 @@ static enum status check_changes(const struct plan *p, const struct plan_limits 
         uint32_t tier = block_tier(change[i].block), index = block_index(change[i].block);
 
         if (tier >= BLOCK_TIERS)
-            return REFUSE("block %u of tier %u, this device has %d tier: its own memory", index, tier, BLOCK_TIERS);
+            return REFUSE("block %u of tier %u, this device has %d: its own memory", index, tier,
+                BLOCK_TIERS);
         if (change[i].slot >= limits->max_slots ||
             change[i].index >= limits->max_blocks_per_slot || index >= limits->n_blocks)
             return REFUSE("block %u of %u at index %u of %u in slot %u of %u", index,

@@ -48,10 +48,17 @@ const char *place_name(enum place place)
     return (unsigned)place < sizeof(names) / sizeof(names[0]) ? names[place] : "unknown";
 }
 
+size_t kv_head_bytes(enum dtype type, uint32_t block_size, uint32_t head_dim)
+{
+    size_t values = (size_t)block_size * head_dim * dtype_bytes(type);
+
+    return type == DTYPE_E4M3 ? (values + 3) / 4 * 4 + block_size * sizeof(float) : values;
+}
+
 size_t program_block_bytes(const struct program_shape *shape)
 {
-    return (size_t)2 * shape->kv_heads * shape->limits.block_size * shape->head_dim *
-           dtype_bytes(shape->kv_dtype);
+    return (size_t)2 * shape->kv_heads *
+           kv_head_bytes(shape->kv_dtype, shape->limits.block_size, shape->head_dim);
 }
 
 /* Building ------------------------------------------------------------------------------- */

@@ -20,11 +20,6 @@ static const char *or_null(const char *text)
     return text[0] != '\0' ? text : NULL;
 }
 
-static enum dtype kv_dtype(const char *name)
-{
-    return strcmp(name, "f32") == 0 ? DTYPE_F32 : strcmp(name, "f16") == 0 ? DTYPE_F16 : DTYPE_BF16;
-}
-
 static enum status open_parts(struct plan_model *m)
 {
     const struct runtime_config *c = &m->options;
@@ -71,7 +66,7 @@ static enum status build_rank(struct plan_model *m, int rank)
         .rank = rank,
         .size = m->size,
         .compute = strcmp(m->options.compute, "f32") == 0 ? COMPUTE_F32 : COMPUTE_BF16,
-        .kv_dtype = kv_dtype(m->options.kv_dtype),
+        .kv_dtype = worker_kv_dtype(&m->options),
     };
     enum status s = qwen3_plan(&o, &r->model);
 

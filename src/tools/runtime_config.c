@@ -32,6 +32,14 @@ static enum status place(const char *given, const char *option, char path[MODEL_
     return STATUS_OK;
 }
 
+/* Of the names that others have for e4m3, ours. */
+static const char *one_name(const char *kv_dtype)
+{
+    if (kv_dtype != NULL && (strcmp(kv_dtype, "e4m3") == 0 || strcmp(kv_dtype, "fp8_e4m3") == 0))
+        return "fp8";
+    return kv_dtype;
+}
+
 enum status runtime_config_from(const struct runtime_options *o, struct runtime_config *c)
 {
     enum log_level level = LOG_LEVEL_WARN;
@@ -55,7 +63,7 @@ enum status runtime_config_from(const struct runtime_options *o, struct runtime_
     c->log_level = (uint32_t)level;
     copy(c->backend, sizeof(c->backend), o->backend, "auto");
     copy(c->compute, sizeof(c->compute), o->compute, "bf16");
-    copy(c->kv_dtype, sizeof(c->kv_dtype), o->kv_dtype, "bf16");
+    copy(c->kv_dtype, sizeof(c->kv_dtype), one_name(o->kv_dtype), "bf16");
     copy(c->quant, sizeof(c->quant), o->quant, "");
     copy(c->quant_head, sizeof(c->quant_head), o->quant_head, "");
     copy(c->quant_activations, sizeof(c->quant_activations), o->quant_activations, "");

@@ -83,6 +83,19 @@ static enum status open_device(struct worker *w)
     return w->backend->open(&o, &w->device);
 }
 
+enum dtype worker_kv_dtype(const struct runtime_config *c)
+{
+    static const struct {
+        const char *name;
+        enum dtype type;
+    } types[] = {{"f32", DTYPE_F32}, {"f16", DTYPE_F16}, {"fp8", DTYPE_E4M3}};
+
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+        if (strcmp(c->kv_dtype, types[i].name) == 0)
+            return types[i].type;
+    return DTYPE_BF16;
+}
+
 static enum status plan_model(struct worker *w)
 {
     const struct runtime_config *c = &w->shared->config;
@@ -96,9 +109,7 @@ static enum status plan_model(struct worker *w)
         .rank = w->rank,
         .size = w->size,
         .compute = strcmp(c->compute, "f32") == 0 ? COMPUTE_F32 : COMPUTE_BF16,
-        .kv_dtype = strcmp(c->kv_dtype, "f32") == 0   ? DTYPE_F32
-                    : strcmp(c->kv_dtype, "f16") == 0 ? DTYPE_F16
-                                                      : DTYPE_BF16,
+        .kv_dtype = worker_kv_dtype(c),
         .progress = on_progress,
         .context = w,
     };

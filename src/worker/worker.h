@@ -48,6 +48,9 @@ struct worker {
 /* quern worker RANK FDS: an exit status for main(). */
 int worker_main(int argc, char **argv);
 
+/* The type that --kv-dtype names. */
+enum dtype worker_kv_dtype(const struct runtime_config *c);
+
 enum status worker_open(struct shared *shared, int rank, struct worker *w);
 void worker_close(struct worker *w);
 

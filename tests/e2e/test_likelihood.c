@@ -114,6 +114,7 @@ static void default_likelihood_is_near(void **state)
     (void)state;
     check(0.01, (const char *[]){"--tp", "1", NULL});
     check(0.01, (const char *[]){"--kv-dtype", "f16", "--tp", "2", NULL});
+    check(0.01, (const char *[]){"--kv-dtype", "fp8", "--tp", "2", NULL});
 }
 
 /* The whole way of a quantised model: weights cut to int8 while they load, activations as they are

@@ -106,12 +106,13 @@ static void stop_crowded(struct raw_server *s)
 }
 
 /* Without a prefix to share: each by a server that has just one place. */
-static void each_is_what_it_is_alone(const char *tp)
+static void each_is_what_it_is_alone(const char *tp, const char *kv_dtype)
 {
     const char *const lonely[] = {"--tp", tp, "--max-seqs", "1", "--max-batched-tokens", "64",
-        "--kv-blocks", "20", NULL};
+        "--kv-blocks", "20", "--kv-dtype", kv_dtype, NULL};
     const char *const crowded[] = {"--tp", tp, "--max-seqs", "24", "--max-batched-tokens", "48",
-        "--kv-blocks", "80", "--block-size", "4", "--log-level", "info", NULL};
+        "--kv-blocks", "80", "--block-size", "4", "--log-level", "info", "--kv-dtype", kv_dtype,
+        NULL};
     struct raw_server s;
     uint64_t seed = test_seed();
 
@@ -131,19 +132,25 @@ static void each_is_what_it_is_alone(const char *tp)
 static void of_many_at_once_each_is_what_it_is_alone(void **state)
 {
     (void)state;
-    each_is_what_it_is_alone("1");
+    each_is_what_it_is_alone("1", "bf16");
 }
 
 static void so_it_is_over_two_ranks(void **state)
 {
     (void)state;
-    each_is_what_it_is_alone("2");
+    each_is_what_it_is_alone("2", "bf16");
 }
 
 static void so_it_is_over_three_ranks(void **state)
 {
     (void)state;
-    each_is_what_it_is_alone("3");
+    each_is_what_it_is_alone("3", "bf16");
+}
+
+static void so_it_is_with_a_cache_of_e4m3(void **state)
+{
+    (void)state;
+    each_is_what_it_is_alone("2", "fp8");
 }
 
 int main(void)
@@ -152,6 +159,7 @@ int main(void)
         cmocka_unit_test(of_many_at_once_each_is_what_it_is_alone),
         cmocka_unit_test(so_it_is_over_two_ranks),
         cmocka_unit_test(so_it_is_over_three_ranks),
+        cmocka_unit_test(so_it_is_with_a_cache_of_e4m3),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

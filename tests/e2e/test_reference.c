@@ -82,33 +82,39 @@ static void ranks_agree_with_transformers(void **state)
 }
 
 /* The file, byte for byte, however the prompt is cut and the cache is laid out. */
-static void chunks_and_blocks_change_no_bit(void **state)
+static void cuts_change_no_bit(const char *isa, const char *kv_dtype)
 {
     static const char *const cuts[][2] = {{"512", "16"}, {"7", "256"}, {"17", "3"}, {"1", "1"}};
+    char *first = NULL;
+    unsigned long first_bytes = 0;
+
+    for (int i = 0; i < 4; i++) {
+        const struct way way = {isa, {"--max-batched-tokens", cuts[i][0], "--max-seqs", "1",
+            "--block-size", cuts[i][1], "--kv-dtype", kv_dtype, NULL}};
+        unsigned long bytes;
+        char *got = reference_bytes("golden/models/yarn", &way, &bytes);
+
+        if (first == NULL) {
+            first = got;
+            first_bytes = bytes;
+            continue;
+        }
+        assert_int_equal(bytes, first_bytes);
+        assert_memory_equal(got, first, bytes);
+        free(got);
+    }
+    free(first);
+}
+
+static void chunks_and_blocks_change_no_bit(void **state)
+{
     enum cpu_isa levels[ISA_LEVELS];
     int n = cpu_isa_levels(levels);
 
     (void)state;
     for (int level = 0; level < n; level++) {
-        char *first = NULL;
-        unsigned long first_bytes = 0;
-
-        for (int i = 0; i < 4; i++) {
-            const struct way way = {cpu_isa_name(levels[level]), {"--max-batched-tokens", cuts[i][0],
-                "--max-seqs", "1", "--block-size", cuts[i][1], NULL}};
-            unsigned long bytes;
-            char *got = reference_bytes("golden/models/yarn", &way, &bytes);
-
-            if (first == NULL) {
-                first = got;
-                first_bytes = bytes;
-                continue;
-            }
-            assert_int_equal(bytes, first_bytes);
-            assert_memory_equal(got, first, bytes);
-            free(got);
-        }
-        free(first);
+        cuts_change_no_bit(cpu_isa_name(levels[level]), "bf16");
+        cuts_change_no_bit(cpu_isa_name(levels[level]), "fp8");
     }
 }
 

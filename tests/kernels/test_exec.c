@@ -17,6 +17,8 @@ static const struct rank_options alone_f32 = {.size = 1, .threads = 1, .format =
     .compute = COMPUTE_F32, .kv_dtype = DTYPE_F32, .layer = true};
 static const struct rank_options alone_bf16 = {.size = 1, .threads = 1, .format = WEIGHT_BF16,
     .compute = COMPUTE_BF16, .kv_dtype = DTYPE_BF16, .layer = true};
+static const struct rank_options alone_fp8 = {.size = 1, .threads = 1, .format = WEIGHT_BF16,
+    .compute = COMPUTE_BF16, .kv_dtype = DTYPE_E4M3, .layer = true};
 
 /* Runs `ids` in slot 0 in chunks of at most `chunk`; logits [n, VOCAB] of all positions. */
 static void run_chunks(struct rank *r, const int32_t *ids, uint32_t n, uint32_t chunk,
@@ -98,11 +100,37 @@ static void bf16_rounds_a_little(void **state)
     free(want);
 }
 
+/* e4m3's last bit is an eighth of a value, so each of k and v is off by a sixteenth at most; what
+ * is made of many of them by less. */
+static void an_e4m3_cache_rounds_by_its_last_bit(void **state)
+{
+    double *want = malloc(sizeof(double) * LONG * VOCAB);
+    enum cpu_isa levels[ISA_LEVELS];
+    int32_t ids[LONG];
+
+    prompt_of(ids, LONG);
+    model_forward(*state, ids, LONG, true, want);
+    for (int i = 0, n = cpu_isa_levels(levels); i < n; i++) {
+        struct rank_options o = alone_f32;
+        float *got;
+        double error;
+
+        o.isa = cpu_isa_name(levels[i]);
+        o.kv_dtype = DTYPE_E4M3;
+        got = logits_with(*state, &o, LONG);
+        error = relative_error(got, want, (size_t)LONG * VOCAB);
+        print_message("# %s: %.2g\n", o.isa, error);
+        assert_true(error > 1e-5 && error < 0x1p-4);
+        free(got);
+    }
+    free(want);
+}
+
 static void threads_do_not_change_a_bit(void **state)
 {
-    const struct rank_options *const all[] = {&alone_f32, &alone_bf16};
+    const struct rank_options *const all[] = {&alone_f32, &alone_bf16, &alone_fp8};
 
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         float *one = logits_with(*state, all[i], LONG);
 
         for (int threads = 2; threads <= 3; threads++) {
@@ -120,10 +148,10 @@ static void threads_do_not_change_a_bit(void **state)
 
 static void chunks_and_decoding_do_not_change_a_bit(void **state)
 {
-    const struct rank_options *const all[] = {&alone_f32, &alone_bf16};
+    const struct rank_options *const all[] = {&alone_f32, &alone_bf16, &alone_fp8};
     static const uint32_t chunks[] = {64, 17, 1};
 
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         float *whole = logits_with(*state, all[i], LONG);
 
         for (int c = 0; c < 3; c++) {
@@ -385,6 +413,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_formulas_are_computed),
         cmocka_unit_test(bf16_rounds_a_little),
+        cmocka_unit_test(an_e4m3_cache_rounds_by_its_last_bit),
         cmocka_unit_test(threads_do_not_change_a_bit),
         cmocka_unit_test(chunks_and_decoding_do_not_change_a_bit),
         cmocka_unit_test(a_step_ahead_gives_the_same_ids),

@@ -6,7 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include "tests/kernels/support.h"
+#include "tests/kernels/cache_case.h"
 
 typedef void per_level(const struct cpu_kernels *t, const struct cpu_kernels *ref, uint64_t *seed);
 
@@ -293,57 +293,66 @@ static void rope_formula(float *x, const float *w, const float *cosine, const fl
     }
 }
 
-static float cache_get(const void *base, enum dtype type, size_t at)
-{
-    return type == DTYPE_BF16 ? bf16_to_f32(((const uint16_t *)base)[at])
-        : type == DTYPE_F16   ? f16_to_f32(((const uint16_t *)base)[at])
-                              : ((const float *)base)[at];
-}
-
 enum { TOKENS = 5, HEADS = 4, KV_HEADS = 2, BLOCK = 4, BLOCKS = 6 };
 
+/* Values of the whole cache that are not 0. */
+static size_t cache_stored(const struct kv_view *kv, const void *k_or_v)
+{
+    size_t stored = 0;
+
+    for (uint32_t row = 0; row < BLOCKS * KV_HEADS * BLOCK; row++)
+        for (uint32_t i = 0; i < kv->head_dim; i++)
+            stored += cache_get(kv, k_or_v, row / BLOCK / KV_HEADS, row / BLOCK % KV_HEADS,
+                row % BLOCK, i) != 0.0f;
+    return stored;
+}
+
+/* One head at one position: each value is near, E4M3's by half of its last bit, which is a
+ * sixteenth, or half of the smallest code's. */
+static void check_head(const struct kv_view *kv, const void *k_or_v, uint32_t block, uint32_t h,
+    uint32_t at, const float *want)
+{
+    const float limit = kv->dtype == DTYPE_BF16 ? 0x1p-8f
+        : kv->dtype == DTYPE_F16 ? 0x1p-11f
+        : kv->dtype == DTYPE_F32 ? 4e-6f
+                                 : 0x1.001p-4f;
+    float least = kv->dtype == DTYPE_E4M3 ? 0x1.001p-10f * scale_wanted(want, kv->head_dim) : limit;
+
+    for (uint32_t i = 0; i < kv->head_dim; i++)
+        assert_float_equal(cache_get(kv, k_or_v, block, h, at, i), want[i],
+            fmaxf(least, limit * fabsf(want[i])));
+}
+
 /* Each token is where its table says, and nothing else was written. */
-static void check_cache(const struct rope_args *a, const float *want, float limit)
+static void check_cache(const struct rope_args *a, const float *want)
 {
     uint32_t d = a->kv.head_dim;
-    size_t cells = (size_t)BLOCKS * KV_HEADS * BLOCK * d, stored = 0;
 
-    for (size_t i = 0; i < cells; i++)
-        stored += cache_get(a->kv.k, a->kv.dtype, i) != 0.0f;
-    assert_in_range(stored, 1, (TOKENS - 2) * KV_HEADS * d);
+    assert_in_range(cache_stored(&a->kv, a->kv.k), 1, (TOKENS - 2) * KV_HEADS * d);
+    assert_in_range(cache_stored(&a->kv, a->kv.v), 1, (TOKENS - 2) * KV_HEADS * d);
     for (uint32_t t = 1; t < TOKENS - 1; t++)
-        for (uint32_t h = 0; h < KV_HEADS; h++)
-            for (uint32_t i = 0; i < d; i++) {
-                uint32_t block = a->blocks[t][a->position[t] / BLOCK];
-                size_t row = (size_t)(block * KV_HEADS + h) * BLOCK + a->position[t] % BLOCK;
-                size_t at = row * d + i;
-                const float *k = want + t * a->ld + (HEADS + h) * d, *v = k + KV_HEADS * d;
+        for (uint32_t h = 0; h < KV_HEADS; h++) {
+            uint32_t block = a->blocks[t][a->position[t] / BLOCK], at = a->position[t] % BLOCK;
+            const float *k = want + t * a->ld + (HEADS + h) * d;
 
-                assert_float_equal(cache_get(a->kv.k, a->kv.dtype, at), k[i],
-                    limit * (1.0f + fabsf(k[i])));
-                assert_float_equal(cache_get(a->kv.v, a->kv.dtype, at), v[i],
-                    limit * (1.0f + fabsf(v[i])));
-            }
+            check_head(&a->kv, a->kv.k, block, h, at, k);
+            check_head(&a->kv, a->kv.v, block, h, at, k + KV_HEADS * d);
+        }
 }
 
 static void check_rope(const struct cpu_kernels *t, uint32_t d, enum dtype type, uint64_t *seed)
 {
     static const uint32_t table[BLOCKS] = {3, 5, 0, 2, 1, 4}, position[TOKENS] = {0, 7, 8, 21, 3};
     const uint32_t *blocks[TOKENS] = {table, table, table, table, table};
-    const float limit = type == DTYPE_BF16 ? 0x1p-8f : type == DTYPE_F16 ? 0x1p-11f : 4e-6f;
     size_t ld = (size_t)(HEADS + 2 * KV_HEADS) * d + 5;
-    size_t room = (size_t)BLOCKS * KV_HEADS * BLOCK * d * dtype_bytes(type);
     float *qkv = random_floats(TOKENS * ld, seed), *want = take_exact(TOKENS * ld * sizeof(*want));
     float *norms = random_floats(2 * (size_t)d, seed);
     float *turns = random_floats(TOKENS * (size_t)d, seed);
     struct rope_args a = {.qkv = qkv, .ld = ld, .q_norm = norms, .k_norm = norms + d, .eps = 1e-6f,
         .cos = turns, .sin = turns + (size_t)TOKENS * (d / 2),
-        .kv = {.k = take_exact(room), .v = take_exact(room), .dtype = type, .kv_heads = KV_HEADS,
-            .block_size = BLOCK, .head_dim = d},
+        .kv = cache_make(type, BLOCKS, KV_HEADS, BLOCK, d, 0),
         .heads = HEADS, .blocks = blocks, .position = position};
 
-    memset(a.kv.k, 0, room);
-    memset(a.kv.v, 0, room);
     memcpy(want, qkv, TOKENS * ld * sizeof(*want));
     for (size_t row = 1; row < TOKENS - 1; row++)
         for (uint32_t h = 0; h < HEADS + KV_HEADS; h++)
@@ -351,13 +360,12 @@ static void check_rope(const struct cpu_kernels *t, uint32_t d, enum dtype type,
                 a.cos + row * (d / 2), a.sin + row * (d / 2), d);
     t->qk_rope(&a, 1, TOKENS - 1); /* not the first row, not the last */
     ERROR_BELOW(qkv, want, TOKENS * ld, 1e-6);
-    check_cache(&a, want, limit);
+    check_cache(&a, want);
     free(qkv);
     free(want);
     free(norms);
     free(turns);
-    free(a.kv.k);
-    free(a.kv.v);
+    cache_free(&a.kv);
 }
 
 static void check_ropes(const struct cpu_kernels *t, const struct cpu_kernels *ref, uint64_t *seed)
@@ -366,8 +374,8 @@ static void check_ropes(const struct cpu_kernels *t, const struct cpu_kernels *r
 
     (void)ref;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
-        for (int type = DTYPE_F32; type <= DTYPE_F16; type++)
-            check_rope(t, sizes[i], (enum dtype)type, seed);
+        for (int type = 0; type < CACHE_TYPES; type++)
+            check_rope(t, sizes[i], cache_types[type], seed);
 }
 
 static void heads_are_normed_turned_and_stored(void **state)

@@ -105,12 +105,11 @@ static void a_product_does_not_know_its_range(void **state)
 /* All tokens at once, one at a time, item by item; and with other blocks. */
 static void check_chunks(const struct cpu_kernels *t, uint64_t seed)
 {
-    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     static const uint32_t block_sizes[] = {1, 7, 16, 64, 256};
 
-    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+    for (size_t i = 0; i < CACHE_TYPES; i++) {
         struct attention_shape s = {.length = 530, .heads = 6, .kv_heads = 2, .head_dim = 36,
-            .block_size = 32, .tokens = 12, .dtype = types[i]};
+            .block_size = 32, .tokens = 12, .dtype = cache_types[i]};
         struct attention_case c = attention_case_make(s, seed);
         float *whole = take_exact(c.out_floats * sizeof(*whole));
 
@@ -230,15 +229,17 @@ static void avx512_has_the_bits_of_avx2(void **state)
         free(first);
         linear_case_free(&c);
     }
-    struct attention_shape s = {.length = 700, .heads = 4, .kv_heads = 2, .head_dim = 72,
-        .block_size = 16, .tokens = 5, .dtype = DTYPE_BF16};
-    struct attention_case a = attention_case_make(s, seed), b = attention_case_make(s, seed);
+    for (size_t i = 0; i < CACHE_TYPES; i++) {
+        struct attention_shape s = {.length = 700, .heads = 4, .kv_heads = 2, .head_dim = 72,
+            .block_size = 16, .tokens = 5, .dtype = cache_types[i]};
+        struct attention_case a = attention_case_make(s, seed), b = attention_case_make(s, seed);
 
-    t[0].attention(&a.args, 0, s.tokens * s.kv_heads);
-    t[1].attention(&b.args, 0, s.tokens * s.kv_heads);
-    assert_same_bits(a.out, b.out, a.out_floats, "attention");
-    attention_case_free(&a);
-    attention_case_free(&b);
+        t[0].attention(&a.args, 0, s.tokens * s.kv_heads);
+        t[1].attention(&b.args, 0, s.tokens * s.kv_heads);
+        assert_same_bits(a.out, b.out, a.out_floats, "attention");
+        attention_case_free(&a);
+        attention_case_free(&b);
+    }
 }
 
 int main(void)

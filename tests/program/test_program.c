@@ -435,8 +435,8 @@ static void buffers_have_an_end(void **state)
     program_free(&s.p);
 }
 
-/* A block's number has so many bits for its index. */
-static void a_cache_of_more_blocks_than_numbers_is_refused(void **state)
+/* A block's number has so many bits for its index; and no row reads whole numbers. */
+static void a_cache_of_more_blocks_than_numbers_or_of_whole_ones_is_refused(void **state)
 {
     struct small s;
 
@@ -445,6 +445,9 @@ static void a_cache_of_more_blocks_than_numbers_is_refused(void **state)
     add_in_place(&s, OP_ALL_REDUCE, s.x);
     s.p.shape.limits.n_blocks = BLOCK_MOST;
     assert_int_equal(program_check(&s.p), STATUS_OK);
+    s.p.shape.kv_dtype = DTYPE_I8;
+    assert_int_equal(program_check(&s.p), STATUS_INVALID);
+    s.p.shape.kv_dtype = DTYPE_E4M3;
     s.p.shape.limits.n_blocks++;
     expect_refusal(&s, "impossible shape");
 }
@@ -462,6 +465,8 @@ static void names_and_sizes_are_told(void **state)
     assert_string_equal(place_name(PLACE_PARTIAL), "partial");
     assert_string_equal(place_name(PLACE_SEQUENCE), "sequence");
     assert_int_equal(program_block_bytes(&shape), 2 * 3 * 16 * 10 * 2);
+    assert_int_equal(kv_head_bytes(DTYPE_E4M3, 16, 10), 16 * 10 + 16 * 4);
+    assert_int_equal(kv_head_bytes(DTYPE_E4M3, 3, 2), 8 + 3 * 4); /* scales are whole floats */
 }
 
 int main(void)
@@ -483,7 +488,7 @@ int main(void)
         cmocka_unit_test(a_column_product_of_a_shard_is_refused),
         cmocka_unit_test(a_table_past_the_vocabulary_is_refused),
         cmocka_unit_test(buffers_have_an_end),
-        cmocka_unit_test(a_cache_of_more_blocks_than_numbers_is_refused),
+        cmocka_unit_test(a_cache_of_more_blocks_than_numbers_or_of_whole_ones_is_refused),
         cmocka_unit_test(names_and_sizes_are_told),
     };
 
