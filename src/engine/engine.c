@@ -37,6 +37,8 @@ enum status engine_open(const struct engine_options *o, struct engine **out)
         e->generation = o->generation;
         e->max_model_len = o->max_model_len;
         e->max_chunk = o->max_chunk;
+        e->pace = o->pace;
+        e->pacer = o->pacer;
         e->observe = o->observe;
         e->observer = o->observer;
         list_init(&e->waiting);

@@ -19,8 +19,8 @@
  *
  * A step: a row for each answer first, then chunks of prompts. While others
  * have prompts, one chunk takes half of what the step has left, so that a long
- * prompt does not keep short ones waiting; while answers run, at most
- * max_chunk, so that it does not stop them.
+ * prompt does not keep short ones waiting; while answers run, all chunks together
+ * at most what the caller says, so that they do not stop them.
  *
  * Prefix: full blocks that begin as others began are shared, of running
  * sequences and of ended ones (blocks.h). A sequence whose next block is being
@@ -53,11 +53,17 @@ enum engine_time {
 };
 typedef void engine_observe(void *context, enum engine_time what, uint64_t ns);
 
+/* How many tokens of prompts the next step may have beside so many tokens of answers; 0 to leave
+ * them out once. */
+typedef uint32_t engine_pace(void *context, uint32_t answers);
+
 struct engine_options {
     struct plan_limits limits;
     uint32_t generation;
     uint32_t max_model_len;
-    uint32_t max_chunk; /* tokens of one prompt in a step, while answers run; >= 1 */
+    uint32_t max_chunk; /* tokens of prompts in a step, while answers run; >= 1 */
+    engine_pace *pace;  /* asked for it in every such step, at most max_chunk; NULL: that always */
+    void *pacer;        /* its context */
     const int32_t *eos; /* copied */
     size_t n_eos;
     engine_observe *observe; /* NULL: nobody is told */

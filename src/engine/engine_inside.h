@@ -24,6 +24,10 @@ struct engine {
     struct planned_step steps[STEPS_KEPT];
     struct engine_counts counts; /* what is counted as it happens */
     uint64_t now_ns;
+    struct sequence *last_prompt; /* with a row in the plan that is being made */
+    uint32_t prompt_end; /* prompts fill the plan up to so many tokens */
+    engine_pace *pace;
+    void *pacer;
     engine_observe *observe;
     void *observer;
 };

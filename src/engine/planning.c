@@ -34,17 +34,24 @@ static void tell_blocks(const struct engine *e, struct plan *plan, struct sequen
             .slot = s->slot, .index = s->n_told, .block = s->blocks[s->n_told]};
 }
 
+/* The row is the plan's last. */
+static void extend_row(const struct engine *e, struct plan *plan, struct sequence *s,
+    struct plan_row *row, uint32_t n_tokens)
+{
+    row->n_tokens += n_tokens;
+    plan->n_tokens += n_tokens;
+    s->length += n_tokens;
+    tell_blocks(e, plan, s);
+}
+
 static struct plan_row *add_row(const struct engine *e, struct plan *plan, struct sequence *s,
     uint32_t n_tokens)
 {
     struct plan_row *row = &plan_rows(plan)[plan->n_rows++];
 
-    *row = (struct plan_row){
-        .slot = s->slot, .first_token = plan->n_tokens, .n_tokens = n_tokens};
-    plan->n_tokens += n_tokens;
-    s->length += n_tokens;
+    *row = (struct plan_row){.slot = s->slot, .first_token = plan->n_tokens};
     s->named_until = plan->number + 1;
-    tell_blocks(e, plan, s);
+    extend_row(e, plan, s, row, n_tokens);
     return row;
 }
 
@@ -107,33 +114,73 @@ static void plan_answers(struct engine *e, struct plan *plan)
 
 /* Prompts --------------------------------------------------------------------------------- */
 
-/* Half of what is left goes to the first while there are others, of them the next gets half. */
+static uint32_t prompt_end(const struct engine *e, const struct plan *plan)
+{
+    uint32_t room = e->limits.max_tokens - plan->n_tokens, most = e->max_chunk;
+
+    if (plan->n_rows == 0)
+        return e->limits.max_tokens;
+    if (e->pace != NULL && room > 0) {
+        uint32_t asked = e->pace(e->pacer, plan->n_tokens);
+
+        most = asked < most ? asked : most;
+    }
+    return plan->n_tokens + (room < most ? room : most);
+}
+
+static bool prompts_have_room(const struct engine *e, const struct plan *plan)
+{
+    return plan->n_tokens < e->prompt_end && has_room(e, plan);
+}
+
+/* Half of what is left goes to the first while there are others, of them the next gets half; of a
+ * large step whole blocks. */
 static uint32_t chunk(const struct engine *e, const struct plan *plan, const struct sequence *s,
     bool others)
 {
-    uint32_t room = e->limits.max_tokens - plan->n_tokens, left = s->n_ids - s->length;
-    bool answers = plan->n_rows > 0 && plan_rows(plan)->kind == ROW_DECODE;
+    uint32_t room = e->prompt_end - plan->n_tokens, left = s->n_ids - s->length;
+    uint32_t half = (room + 1) / 2, block = e->limits.block_size;
 
-    if (others && room > e->limits.block_size)
-        room = room / 2 > e->limits.block_size ? room / 2 : e->limits.block_size;
-    if (answers && room > e->max_chunk)
-        room = e->max_chunk;
+    if (others)
+        room = half > block || room <= block ? half : block;
     return left < room ? left : room;
 }
 
-static void plan_chunk(struct engine *e, struct plan *plan, struct sequence *s, bool others)
+/* The row's last n tokens are those of the prompt. */
+static void took_tokens(struct engine *e, struct plan *plan, struct sequence *s, struct plan_row *row,
+    uint32_t n)
 {
-    uint32_t n = chunk(e, plan, s, others), from = s->length;
-    struct plan_row *row = add_row(e, plan, s, n);
-
-    row->kind = ROW_PREFILL;
-    memcpy(plan_tokens(plan) + row->first_token, s->ids + from, n * sizeof(int32_t));
+    memcpy(plan_tokens(plan) + plan->n_tokens - n, s->ids + s->length - n, n * sizeof(int32_t));
     e->counts.tokens_in += n;
     sequence_keep(s, e->blocks, e->limits.block_size, plan->number);
     if (s->length < s->n_ids)
         return;
     sequence_move(s, SEQUENCE_DECODE);
     note_output(e, plan, s, row);
+}
+
+static void plan_chunk(struct engine *e, struct plan *plan, struct sequence *s, bool others)
+{
+    uint32_t n = chunk(e, plan, s, others);
+    struct plan_row *row = add_row(e, plan, s, n);
+
+    row->kind = ROW_PREFILL;
+    e->last_prompt = s;
+    took_tokens(e, plan, s, row, n);
+}
+
+/* What was left for others, and none of them took, goes to the last that had some. */
+static void fill(struct engine *e, struct plan *plan)
+{
+    struct plan_row *row = plan_rows(plan) + plan->n_rows - 1;
+    uint32_t n;
+
+    if (plan->n_rows == 0 || row->kind != ROW_PREFILL || row->output != OUTPUT_NONE ||
+        !prompts_have_room(e, plan))
+        return;
+    n = chunk(e, plan, e->last_prompt, false);
+    extend_row(e, plan, e->last_prompt, row, n);
+    took_tokens(e, plan, e->last_prompt, row, n);
 }
 
 static bool others_have_prompts(const struct engine *e, const struct list_node *at)
@@ -144,12 +191,18 @@ static bool others_have_prompts(const struct engine *e, const struct list_node *
     return e->n_free_slots > 0 && !list_empty(&e->waiting);
 }
 
+/* One token cannot be halved: the next has it every other time. */
+static bool gives_way(const struct engine *e, const struct plan *plan, const struct list_node *at)
+{
+    return e->prompt_end - plan->n_tokens == 1 && plan->number % 2 == 1 && others_have_prompts(e, at);
+}
+
 static void plan_prompts(struct engine *e, struct plan *plan)
 {
     for (struct list_node *at = e->running.next; at != &e->running; at = at->next) {
         struct sequence *s = LIST_OF(at, struct sequence, queue);
 
-        if (s->state == SEQUENCE_PREFILL && has_room(e, plan))
+        if (s->state == SEQUENCE_PREFILL && prompts_have_room(e, plan) && !gives_way(e, plan, at))
             plan_chunk(e, plan, s, others_have_prompts(e, at));
     }
 }
@@ -253,7 +306,7 @@ static void plan_waiting(struct engine *e, struct plan *plan)
         enum admission a;
 
         after = at->next;
-        if (e->n_free_slots == 0 || !has_room(e, plan) || sequence_is_ahead(s) ||
+        if (e->n_free_slots == 0 || !prompts_have_room(e, plan) || sequence_is_ahead(s) ||
             s->priority > passed)
             return;
         a = admit(e, plan, s);
@@ -266,12 +319,24 @@ static void plan_waiting(struct engine *e, struct plan *plan)
     }
 }
 
+static bool has_prompts(const struct engine *e)
+{
+    if (!list_empty(&e->waiting) && e->n_free_slots > 0)
+        return true;
+    for (struct list_node *at = e->running.next; at != &e->running; at = at->next)
+        if (LIST_OF(at, struct sequence, queue)->state == SEQUENCE_PREFILL)
+            return true;
+    return false;
+}
+
 enum status engine_plan(struct engine *e, struct plan *plan)
 {
     plan_begin(plan, &e->limits, e->generation, e->next_number);
     plan_answers(e, plan);
+    e->prompt_end = has_prompts(e) ? prompt_end(e, plan) : 0;
     plan_prompts(e, plan);
     plan_waiting(e, plan);
+    fill(e, plan);
     if (plan->n_rows == 0)
         return STATUS_AGAIN;
     e->steps[plan->number % STEPS_KEPT].n_outputs = plan->n_outputs;

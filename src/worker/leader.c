@@ -14,11 +14,14 @@
 #include "worker/meter.h"
 #include "worker/worker.h"
 
+enum { FIRST_CHUNK = 16 }; /* beside answers, until it is known what it costs */
+
 struct leader {
     struct worker *w;
     struct engine *engine;
     struct plan *plan; /* being written */
     struct meter meter;
+    struct pace pace;
     uint32_t unpublished; /* messages written into the token ring and not published */
     bool stopping;
     enum status status; /* of telling: the first failure */
@@ -273,29 +276,51 @@ static void tell_counts(const struct engine *e)
         (unsigned long long)c.tokens_out, (unsigned long long)c.preemptions);
 }
 
-enum status leader_run(struct worker *w)
+static uint32_t pace_of(void *context, uint32_t answers)
 {
-    struct leader l = {.w = w, .meter.stats = &w->shared->control->stats};
+    return pace_chunk(context, answers);
+}
+
+static enum status open_all(struct leader *l)
+{
+    const struct worker *w = l->w;
     struct engine_options o = {
         .limits = w->limits,
         .generation = w->shared->generation,
         .max_model_len = w->max_model_len,
-        .max_chunk = w->limits.max_tokens > 2 ? w->limits.max_tokens / 2 : 1,
+        .max_chunk = w->limits.max_tokens,
+        .pace = pace_of,
+        .pacer = &l->pace,
         .eos = w->generation.eos,
         .n_eos = (size_t)w->generation.n_eos,
         .observe = meter_observe,
-        .observer = &l.meter,
+        .observer = &l->meter,
     };
-    enum status s = engine_open(&o, &l.engine);
+    enum status s = pace_open(&l->pace, w->limits.max_tokens, FIRST_CHUNK);
 
+    if (s == STATUS_OK)
+        s = engine_open(&o, &l->engine);
     if (s != STATUS_OK)
         return s;
-    log_info("the KV cache has %u blocks of %u tokens", w->limits.n_blocks, w->limits.block_size);
-    tell_stats(&l);
-    l.plan = malloc(plan_max_bytes(&w->limits));
-    s = l.plan != NULL ? loop(&l) : log_fail(STATUS_NOMEM, "no memory for a plan");
-    tell_counts(l.engine);
+    l->plan = malloc(plan_max_bytes(&w->limits));
+    return l->plan != NULL ? STATUS_OK : log_fail(STATUS_NOMEM, "no memory for a plan");
+}
+
+enum status leader_run(struct worker *w)
+{
+    struct leader l = {.w = w};
+    enum status s;
+
+    l.meter = (struct meter){.stats = &w->shared->control->stats, .pace = &l.pace};
+    s = open_all(&l);
+    if (s == STATUS_OK) {
+        log_info("the KV cache has %u blocks of %u tokens", w->limits.n_blocks, w->limits.block_size);
+        tell_stats(&l);
+        s = loop(&l);
+        tell_counts(l.engine);
+    }
     free(l.plan);
     engine_close(l.engine);
+    pace_close(&l.pace);
     return s;
 }

@@ -14,10 +14,24 @@ void meter_pause(struct meter *m, uint64_t now_ns)
     m->works = false;
 }
 
+/* Rows of answers come first. */
+static uint32_t tokens_of_answers(const struct plan *plan)
+{
+    const struct plan_row *row = plan_rows(plan);
+    uint32_t i = 0;
+
+    while (i < plan->n_rows && row[i].kind == ROW_DECODE)
+        i++;
+    return i < plan->n_rows ? row[i].first_token : plan->n_tokens;
+}
+
 void meter_submit(struct meter *m, const struct plan *plan, uint64_t now_ns)
 {
+    uint32_t answers = tokens_of_answers(plan);
+
     m->steps[plan->number % BACKEND_DEPTH] = (struct metered_step){
-        .submitted_ns = now_ns, .tokens = plan->n_tokens, .sequences = plan->n_rows};
+        .submitted_ns = now_ns, .answers = answers, .prompts = plan->n_tokens - answers,
+        .sequences = plan->n_rows};
     stats_observe(m->stats, STAT_ENGINE, m->engine_ns);
     m->engine_ns = 0;
 }
@@ -30,8 +44,9 @@ void meter_done(struct meter *m, uint64_t number, uint64_t now_ns)
     m->done_ns = now_ns;
     stats_count(m->stats, STAT_STEPS, 1);
     stats_observe(m->stats, STAT_STEP, now_ns - began);
-    stats_observe(m->stats, STAT_STEP_TOKENS, step->tokens);
+    stats_observe(m->stats, STAT_STEP_TOKENS, step->answers + step->prompts);
     stats_observe(m->stats, STAT_STEP_SEQS, step->sequences);
+    pace_note(m->pace, step->answers, step->prompts, now_ns - began);
 }
 
 void meter_observe(void *context, enum engine_time what, uint64_t ns)

@@ -1,7 +1,8 @@
 /* meter.h - what rank 0's loop takes, and how much there is to do.
  *
  * The leader says when something begins and ends, with the time; the meter keeps
- * the figures of msg/stats.h by it. It reads no clock itself.
+ * the figures of msg/stats.h by it, and tells pace.h of steps. It reads no clock
+ * itself.
  *
  * A step's time is from when the ranks could begin with it (it was submitted, and
  * the one before it was done) to its end. The engine's own time is all of the
@@ -17,14 +18,17 @@
 #include "engine/engine.h"
 #include "msg/stats.h"
 #include "quern/backend.h"
+#include "worker/pace.h"
 
 struct metered_step {
     uint64_t submitted_ns;
-    uint32_t tokens, sequences;
+    uint32_t answers, prompts; /* tokens of */
+    uint32_t sequences;
 };
 
 struct meter {
-    struct stats *stats; /* borrowed */
+    struct stats *stats; /* borrowed, as is */
+    struct pace *pace;
     bool works;
     uint64_t since_ns;   /* it works since then */
     uint64_t engine_ns;  /* and has before, for the step that comes */

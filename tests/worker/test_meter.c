@@ -4,13 +4,24 @@
 
 static struct stats stats;
 static struct meter meter;
-static struct plan plan;
+static struct pace pace;
+static struct {
+    struct plan plan;
+    struct plan_row rows[2];
+} step;
 
 static int start(void **state)
 {
     (void)state;
     stats = (struct stats){0};
-    meter = (struct meter){.stats = &stats};
+    meter = (struct meter){.stats = &stats, .pace = &pace};
+    return pace_open(&pace, 100, 16) == STATUS_OK ? 0 : -1;
+}
+
+static int stop(void **state)
+{
+    (void)state;
+    pace_close(&pace);
     return 0;
 }
 
@@ -30,9 +41,12 @@ static uint64_t sum(enum stats_distribution which)
 /* The loop has worked until `from`, and submits until `to`. */
 static void submit(uint64_t number, uint32_t tokens, uint64_t from, uint64_t to)
 {
-    plan = (struct plan){.number = number, .n_tokens = tokens, .n_rows = 2};
+    step.plan = (struct plan){.number = number, .n_tokens = tokens, .n_rows = 2,
+        .rows_at = sizeof(step.plan)};
+    step.rows[0] = (struct plan_row){.kind = ROW_DECODE, .n_tokens = 1};
+    step.rows[1] = (struct plan_row){.kind = ROW_PREFILL, .first_token = 1, .n_tokens = tokens - 1};
     meter_pause(&meter, from);
-    meter_submit(&meter, &plan, from);
+    meter_submit(&meter, &step.plan, from);
     meter_begin(&meter, to);
 }
 
@@ -77,11 +91,31 @@ static void the_engine_s_time_is_neither_waiting_nor_submitting_nor_sleep(void *
     assert_int_equal(sum(STAT_ENGINE), 30 + 5 + 3 + 100);
 }
 
+static void what_answers_alone_took_is_told_from_what_prompts_added(void **state)
+{
+    (void)state;
+    meter_begin(&meter, 1000);
+    submit(0, 1, 1000, 1001);
+    step.rows[1] = step.rows[0]; /* two answers */
+    step.plan.n_tokens = 2;
+    meter_submit(&meter, &step.plan, 1001);
+    done(0, 1002, 3001);
+    assert_true(pace.alone[2].ns == 2000);
+    submit(1, 11, 3001, 3002);
+    done(1, 3002, 4001);
+    assert_true(pace.alone[1].ns == 0); /* one answer, and 10 tokens of prompts */
+    assert_int_equal(pace.since_probe, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(a_step_s_time_begins_when_the_one_before_is_done, start),
-        cmocka_unit_test_setup(the_engine_s_time_is_neither_waiting_nor_submitting_nor_sleep, start),
+        cmocka_unit_test_setup_teardown(a_step_s_time_begins_when_the_one_before_is_done, start,
+            stop),
+        cmocka_unit_test_setup_teardown(
+            the_engine_s_time_is_neither_waiting_nor_submitting_nor_sleep, start, stop),
+        cmocka_unit_test_setup_teardown(
+            what_answers_alone_took_is_told_from_what_prompts_added, start, stop),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,48 @@
+/* pace.h - how many tokens of prompts a step may have beside answers.
+ *
+ * Who reads an answer sees a step's time as the time between two tokens. A step
+ * that computes some of a prompt, too, is to take at most so much longer that
+ * this stays under twice what it is without: 1.8 times the step of the same
+ * answers alone. Both times are measured as steps go by. Which chunks a prompt is
+ * computed in changes no answer.
+ *
+ * A prompt always gets on: a token in all but one of PACE_PROBE steps, and with
+ * 0.8 of 1.8 it has nearly half of the time, however many it takes.
+ *
+ * One owner, no clock of its own, no allocation but in pace_open(). */
+#ifndef QUERN_WORKER_PACE_H
+#define QUERN_WORKER_PACE_H
+
+#include <stdint.h>
+
+#include "quern/status.h"
+
+enum {
+    PACE_PROBE = 32,   /* while prompts are computed, one step in so many has none, to be measured */
+    PACE_STALE = 2048, /* steps after which what was measured counts no more */
+};
+
+/* Of steps with one number of answers and no prompt. */
+struct pace_alone {
+    double ns;     /* 0: not measured */
+    uint64_t step; /* when it was last */
+};
+
+struct pace {
+    uint32_t max_tokens, first; /* first: a chunk while nothing is known of prompts */
+    struct pace_alone *alone;   /* [max_tokens + 1], by tokens of answers */
+    double token_ns;            /* what a prompt's token adds to a step; 0: not measured */
+    uint64_t steps;
+    uint32_t since_probe;       /* steps with both */
+};
+
+enum status pace_open(struct pace *p, uint32_t max_tokens, uint32_t first);
+void pace_close(struct pace *p);
+
+/* For the next step, that has so many tokens of answers: how many of prompts. 0: none this time. */
+uint32_t pace_chunk(struct pace *p, uint32_t answers);
+
+/* A step of so many tokens of answers and of prompts took `ns`. */
+void pace_note(struct pace *p, uint32_t answers, uint32_t prompts, uint64_t ns);
+
+#endif
