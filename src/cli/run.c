@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/spawn.h"
 #include "quern/log.h"
 
 /* A lost connection: how often and how long we try, and how long the server is to wait for it. */
@@ -43,7 +44,6 @@ static const struct option_row run_rows[] = {
     {"socket", 0, OPTION_TEXT, AT(socket), "PATH", "use the server at PATH (quern serve)", 0, 0, 0},
     {0},
 };
-static const struct option_row runtime_rows[] = {RUNTIME_OPTION_ROWS(0), {0}};
 
 /* One answer under way. */
 struct run {
@@ -85,33 +85,11 @@ static void use(struct run *r, struct quern *q)
     waiting = q;
 }
 
-static int fill_options(const struct run_options *o, struct quern_options *options)
-{
-    char text[32];
-    int s = quern_options_set(options, "executable", "/proc/self/exe");
-
-    for (const struct option_row *row = runtime_rows; row->name != NULL && s == QUERN_OK; row++) {
-        const char *value = options_value(row, &o->runtime, text, sizeof(text));
-
-        if (value != NULL)
-            s = quern_options_set(options, row->name, value);
-    }
-    if (s == QUERN_OK && o->has_seed) {
-        snprintf(text, sizeof(text), "%llu", (unsigned long long)o->seed);
-        s = quern_options_set(options, "seed", text);
-    }
-    return s;
-}
-
 static int spawn(struct run *r)
 {
-    struct quern_options *options = quern_options_new();
-    struct quern *q = NULL;
-    int s = fill_options(r->o, options);
+    struct quern *q;
+    int s = spawn_runtime(&r->o->runtime, r->o->has_seed ? &r->o->seed : NULL, &q);
 
-    if (s == QUERN_OK)
-        s = quern_spawn(options, &q);
-    quern_options_free(options);
     use(r, q);
     return s;
 }
@@ -316,7 +294,7 @@ static enum status check(const struct run_options *o)
 {
     char text[32];
 
-    for (const struct option_row *row = runtime_rows; o->socket != NULL && row->name != NULL; row++)
+    for (const struct option_row *row = spawn_rows; o->socket != NULL && row->name != NULL; row++)
         if (options_value(row, &o->runtime, text, sizeof(text)) != NULL)
             return log_fail(STATUS_INVALID, "--%s with --socket: the server there has its own, leave "
                 "one out", row->name);

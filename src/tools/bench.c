@@ -15,6 +15,7 @@ static const struct benchmark {
     int (*run)(int argc, char **argv);
 } benchmarks[] = {
     {"allreduce", "bench allreduce", "sums over ranks, by each algorithm", command_bench_allreduce},
+    {"throughput", "bench throughput", "many requests at once, offline", command_bench_throughput},
     {"ipc", "bench ipc", "a message's way through the rings between processes", command_bench_ipc},
 };
 

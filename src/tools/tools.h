@@ -23,5 +23,6 @@ int command_text(int argc, char **argv);
 /* What command_bench() dispatches to; argv[0] is the benchmark's name. */
 int command_bench_allreduce(int argc, char **argv);
 int command_bench_ipc(int argc, char **argv);
+int command_bench_throughput(int argc, char **argv);
 
 #endif

@@ -3,8 +3,8 @@
 #
 # `quern COMMAND --help` is made of the table that parses the options. The man
 # page is written by hand, so it is held to that: in its OPTIONS, each entry
-# begins with the option; those of "Model and machine" are of run, serve, logits
-# and plan, those of "Sampling" of run, and others end with a line that names
+# begins with the option; those of "Model and machine" are of run, serve, logits,
+# plan and bench throughput, those of "Sampling" of run, and others end with a line that names
 # their commands in parentheses.
 
 sources=${QUERN_TEST_SOURCES:-$(dirname "$0")/../..}
@@ -29,7 +29,7 @@ options_of()
 
 manual_options()
 {
-    awk -v runtime='run serve logits plan' '
+    awk -v runtime='run serve logits plan bench:throughput' '
         function tell(names,   list, n, i) {
             n = split(names, list, " ")
             for (i = 1; i <= n; i++)
