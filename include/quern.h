@@ -129,6 +129,28 @@ enum quern_param {
     QUERN_PARAM_TELL_PAUSES = 10, /* 0 or 1: PAUSED and CONTINUED events are wanted */
     QUERN_PARAM_PRIORITY = 11,    /* whole, -1000 to 1000: of requests that wait, those of a lower
                                    * one go first; 0 */
+    QUERN_PARAM_REPETITION_PENALTY = 12, /* real, above 0, up to 100; 1: off. Ids of prompt and
+                                          * answer: a logit above 0 is divided by it, else multiplied */
+    QUERN_PARAM_FREQUENCY_PENALTY = 13,  /* real, -2 to 2: for each time an id is in the answer; 0 */
+    QUERN_PARAM_PRESENCE_PENALTY = 14,   /* real, -2 to 2: if it is in the answer at all; 0 */
+    QUERN_PARAM_MIN_TOKENS = 15,         /* whole: nothing ends the answer before so many; 0 */
+    QUERN_PARAM_LOGIT_BIAS = 16,         /* bytes: {int32 id, float -100 to 100} x n, added to logits;
+                                          * 1024 at most */
+    QUERN_PARAM_BAD_WORDS = 17,          /* texts that the answer may not have; quern_request_add_text() */
+    QUERN_PARAM_BAD_IDS = 18,            /* bytes: {uint32 n, int32 x n} x m: runs of ids that it may not
+                                          * have */
+    QUERN_PARAM_STOP = 19,               /* texts that end the answer, which has nothing of them;
+                                          * quern_request_add_text(); 32 of 1024 bytes at most */
+    QUERN_PARAM_STOP_IDS = 20,           /* bytes: int32 x n: ids that end it, beside the model's own; 128
+                                          * at most */
+    QUERN_PARAM_INCLUDE_STOP = 21,       /* 0 or 1: it has the stop text at its end; 0 */
+    QUERN_PARAM_CHOICES = 22,            /* whole, 1 to 128: different answers to the prompt; 1 */
+    QUERN_PARAM_LOGPROBS = 23,           /* whole, 0 to 20: TEXT tells how likely each id was, and the so
+                                          * many likeliest */
+    QUERN_PARAM_PROMPT_LOGPROBS = 24,    /* the same of the prompt, in PROMPT events */
+    QUERN_PARAM_ECHO = 25,               /* 0 or 1: PROMPT events tell the prompt; 0 */
+    QUERN_PARAM_SPECULATE = 26,          /* whole, 0 to 16: so many ids are guessed from what was said
+                                          * before and verified in one step: the answer is the same; 0 */
 };
 
 enum quern_task {
@@ -156,6 +178,8 @@ int quern_request_set_u64(struct quern_request *r, int param, uint64_t value);
 int quern_request_set_real(struct quern_request *r, int param, double value);
 /* The value's bytes as docs/protocol.md lays them out. */
 int quern_request_set_bytes(struct quern_request *r, int param, const void *value, size_t bytes);
+/* One more text of QUERN_PARAM_STOP or QUERN_PARAM_BAD_WORDS, copied. */
+int quern_request_add_text(struct quern_request *r, int param, const char *text, size_t bytes);
 
 /* The key that names what was last submitted from this; 0 before. */
 uint64_t quern_request_key(const struct quern_request *r);
@@ -236,6 +260,7 @@ enum quern_event_kind {
     QUERN_EVENT_ERROR = 6,     /* last event of a request, or of all when its number is 0 */
     QUERN_EVENT_PAUSED = 7,    /* workers died and are started anew; the request waits */
     QUERN_EVENT_CONTINUED = 8, /* they are back, and it goes on where it stood */
+    QUERN_EVENT_PROMPT = 9,    /* ids, text and logprobs of the prompt, before any TEXT; as TEXT has them */
 };
 
 /* Why an answer ended. New ones may come. */
@@ -243,6 +268,13 @@ enum quern_finish {
     QUERN_FINISH_STOP = 0,      /* an end token */
     QUERN_FINISH_LENGTH = 1,    /* max_tokens, or the context is full */
     QUERN_FINISH_CANCELLED = 2,
+};
+
+/* What stopped it, with QUERN_FINISH_STOP. New ones may come. */
+enum quern_stop {
+    QUERN_STOP_EOS = 0,  /* an end token of the model's */
+    QUERN_STOP_ID = 1,   /* one of QUERN_PARAM_STOP_IDS */
+    QUERN_STOP_TEXT = 2, /* a text of QUERN_PARAM_STOP */
 };
 
 int quern_event_kind(const struct quern_event *e);
@@ -262,10 +294,17 @@ const char *quern_event_text(const struct quern_event *e, size_t *bytes);
 /* TEXT: [*n], special ones included, the end token not. */
 const int32_t *quern_event_ids(const struct quern_event *e, size_t *n);
 uint64_t quern_event_after(const struct quern_event *e); /* TEXT: ids of this choice before these */
-/* TEXT: [*bytes] as docs/protocol.md lays them out; none unless asked for. */
+/* TEXT, PROMPT: [*bytes]; none unless asked for. For each id one quern_logprob of itself, then as
+ * many of the likeliest, in order, as were asked for. */
+struct quern_logprob {
+    int32_t id;    /* -1: nothing (the prompt's first id follows none) */
+    float logprob; /* natural, of the model's logits as they are */
+};
 const void *quern_event_logprobs(const struct quern_event *e, size_t *bytes);
 
 int quern_event_finish(const struct quern_event *e);             /* DONE: enum quern_finish */
+int quern_event_stop_kind(const struct quern_event *e);          /* DONE: enum quern_stop */
+int quern_event_stop(const struct quern_event *e); /* DONE: the id, or the text's index in the list */
 uint32_t quern_event_more(const struct quern_event *e);          /* DONE: choices that go on */
 uint32_t quern_event_output_tokens(const struct quern_event *e); /* DONE: the end token counts */
 uint32_t quern_event_restarts(const struct quern_event *e);      /* DONE: of workers under it */

@@ -70,12 +70,35 @@ enum status ring_buffer_attach(void *mem, size_t available, uint32_t generation,
     return STATUS_OK;
 }
 
+/* Where `length` bytes begin behind `tail`, past the end of the memory at its front again. */
+static uint64_t place(const struct ring_buffer *a, uint64_t tail, uint64_t origin, uint64_t length,
+    uint64_t *position)
+{
+    *position = (tail - origin) % a->capacity;
+    if (length <= a->capacity - *position)
+        return tail;
+    tail += a->capacity - *position;
+    *position = 0;
+    return tail;
+}
+
+bool ring_buffer_has_room(const struct ring_buffer *a, size_t bytes)
+{
+    /* relaxed: tail is ours */
+    uint64_t tail = atomic_load_explicit(&a->shared->tail, memory_order_relaxed);
+    uint64_t head = atomic_load_explicit(&a->shared->head, memory_order_acquire); /* E2 */
+    uint64_t length = rounded(bytes, RING_BUFFER_ALIGN), position;
+
+    return head == tail ||
+           place(a, tail, a->shared->origin, length, &position) + length - head <= a->capacity;
+}
+
 enum status ring_buffer_alloc(struct ring_buffer *a, size_t bytes, uint64_t *offset, uint64_t *end)
 {
     /* relaxed: tail is ours */
     uint64_t tail = atomic_load_explicit(&a->shared->tail, memory_order_relaxed);
     uint64_t head = atomic_load_explicit(&a->shared->head, memory_order_acquire); /* E2 */
-    uint64_t position, length, start = tail;
+    uint64_t position, length, start;
 
     if (bytes > a->capacity / 2)
         return log_fail(STATUS_INVALID,
@@ -85,11 +108,7 @@ enum status ring_buffer_alloc(struct ring_buffer *a, size_t bytes, uint64_t *off
     length = rounded(bytes, RING_BUFFER_ALIGN);
     if (head == tail)
         a->shared->origin = tail;
-    position = (tail - a->shared->origin) % a->capacity;
-    if (length > a->capacity - position) {
-        start = tail + (a->capacity - position);
-        position = 0;
-    }
+    start = place(a, tail, a->shared->origin, length, &position);
     if (start + length - head > a->capacity)
         return STATUS_AGAIN;
     /* relaxed: E1 announces the bytes */

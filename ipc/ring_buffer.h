@@ -16,6 +16,7 @@
 #define IPC_RING_BUFFER_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -55,6 +56,9 @@ enum status ring_buffer_attach(void *mem, size_t available, uint32_t generation,
  * than half the capacity, which might never fit. Zero bytes are allowed. An
  * empty buffer has room and gives offset 0. */
 enum status ring_buffer_alloc(struct ring_buffer *a, size_t bytes, uint64_t *offset, uint64_t *end);
+
+/* ring_buffer_alloc() would not say AGAIN. */
+bool ring_buffer_has_room(const struct ring_buffer *a, size_t bytes);
 
 /* Consumer. Everything allocated before `end` may be overwritten. INVALID for
  * an `end` that was not allocated or was passed already: the message that

@@ -15,11 +15,6 @@
 
 enum { ATTENTION_START = 8 }; /* what an item costs before its first position, in positions */
 
-static uint32_t *table_of(struct executable *x, uint32_t slot)
-{
-    return x->tables + (size_t)slot * x->program->shape.limits.max_blocks_per_slot;
-}
-
 static void apply_changes(struct executable *x, const struct plan *p)
 {
     const struct slot_start *start = plan_starts(p);
@@ -28,8 +23,10 @@ static void apply_changes(struct executable *x, const struct plan *p)
         x->program->shape.limits.max_blocks_per_slot * sizeof(*x->tables);
 
     for (uint32_t i = 0; i < p->n_starts; i++) {
-        x->sequences[start[i].slot] = (struct sequence){
-            .sampling = start[i].sampling, .length = start[i].length};
+        x->sequences[start[i].slot] = (struct sequence){.sampling = start[i].sampling,
+            .length = start[i].length, .n_prompt = start[i].n_prompt};
+        memcpy(words_of(x, start[i].slot), plan_words(p) + start[i].first_word,
+            sampling_words(&start[i].sampling) * sizeof(int32_t));
         memset(table_of(x, start[i].slot), NO_BLOCK, table_bytes);
     }
     for (uint32_t i = 0; i < p->n_changes; i++)
@@ -68,19 +65,37 @@ static enum status check_state(struct executable *x, const struct plan *p)
     return s;
 }
 
-static void add_draw(struct executable *x, const struct plan_row *row, uint32_t output)
+/* scored: the id that is there already, or NO_ID. */
+static void add_draw(struct executable *x, uint32_t slot, uint32_t output, uint32_t position,
+    int32_t scored)
 {
-    const struct sequence *seq = &x->sequences[row->slot];
-    enum sample_mode mode = sample_mode(&seq->sampling, x->program->shape.vocab, is_alone(x));
-
-    x->draws[x->n_draws++] = (struct draw){
+    const struct sequence *seq = &x->sequences[slot];
+    const struct sampling *s = &seq->sampling;
+    struct draw d = {
         .output = output,
-        .slot = row->slot,
-        .position = seq->length + row->n_tokens,
+        .slot = slot,
+        .position = position,
+        .scored = scored,
         .record_at = x->record_bytes,
-        .mode = mode,
+        .mode = sample_mode(s, x->program->shape.vocab, is_alone(x)),
+        .edited = scored == NO_ID && edit_wanted(s, position, seq->n_prompt),
+        .logprobs = s->logprobs > 0,
     };
-    x->record_bytes += (uint32_t)record_bytes_of(mode);
+
+    if (scored != NO_ID && !d.logprobs)
+        return;
+    x->draws[x->n_draws++] = d;
+    x->record_bytes += (uint32_t)record_bytes_of(&d);
+}
+
+/* The id behind token `i` of a row, if it is known: what is scored. */
+static int32_t known_next(const struct plan *p, const struct plan_row *row, uint32_t i)
+{
+    if (row->kind == ROW_DECODE)
+        return NO_ID;
+    if (i + 1 < row->n_tokens)
+        return plan_tokens(p)[row->first_token + i + 1];
+    return row->output == OUTPUT_SCORE ? row->next_id : NO_ID;
 }
 
 /* Output rows: which token each is of, and what becomes of it. */
@@ -91,16 +106,15 @@ static void list_outputs(struct step *s)
     uint32_t output = 0;
 
     x->n_draws = x->record_bytes = 0;
-    for (uint32_t i = 0; i < s->plan->n_rows; i++) {
-        uint32_t first = row[i].first_token + row[i].n_tokens - row[i].n_outputs;
-
-        if (row[i].output == OUTPUT_TOKEN)
-            add_draw(x, &row[i], output);
-        for (uint32_t o = 0; o < row[i].n_outputs; o++) {
+    for (uint32_t r = 0; r < s->plan->n_rows; r++)
+        for (uint32_t i = row[r].n_tokens - row[r].n_outputs; i < row[r].n_tokens; i++) {
             s->ids[output] = NO_ID;
-            x->picked[output++] = first + o;
+            x->picked[output] = row[r].first_token + i;
+            if (row[r].output != OUTPUT_LOGITS)
+                add_draw(x, row[r].slot, output, x->sequences[row[r].slot].length + i + 1,
+                    known_next(s->plan, &row[r], i));
+            output++;
         }
-    }
 }
 
 static uint64_t token_cost(const struct executable *x, const struct plan_row *row, uint32_t i)
@@ -170,6 +184,7 @@ static void fill_token(struct step *s, const struct plan_row *row, uint32_t toke
     x->tokens[token] = id >= 0 ? id : x->sequences[token_slot(id)].last_id;
     x->positions[token] = x->sequences[row->slot].length + (token - row->first_token);
     x->blocks[token] = table_of(x, row->slot);
+    *id_at(x, row->slot, x->positions[token]) = x->tokens[token];
     fill_angles(x, token);
 }
 
@@ -192,16 +207,33 @@ enum status op_begin(struct step *s, const struct op *op, int thread)
     return STATUS_OK;
 }
 
+/* Of a row that decodes: the tokens that were right, by the ids sampled after each. What was sampled
+ * behind a wrong one is taken back. */
+static uint32_t right_tokens(const int32_t *tokens, int32_t *ids, uint32_t n)
+{
+    uint32_t right = 1;
+
+    while (right < n && ids[right - 1] == tokens[right])
+        right++;
+    for (uint32_t i = right; i < n; i++)
+        ids[i] = NO_ID;
+    return right;
+}
+
 void step_commit(struct step *s)
 {
     struct executable *x = s->x;
     const struct plan_row *row = plan_rows(s->plan);
+    int32_t *ids = s->ids;
 
-    for (uint32_t i = 0; i < s->plan->n_rows; i++)
-        x->sequences[row[i].slot].length += row[i].n_tokens;
-    for (uint32_t i = 0; i < x->n_draws; i++) {
-        int32_t id = s->ids[x->draws[i].output];
+    for (uint32_t i = 0; i < s->plan->n_rows; ids += row[i++].n_outputs) {
+        struct sequence *seq = &x->sequences[row[i].slot];
+        uint32_t n = row[i].n_tokens, last = row[i].n_outputs;
 
-        x->sequences[x->draws[i].slot].last_id = id >= 0 ? id : 0;
+        if (row[i].kind == ROW_DECODE)
+            n = last = right_tokens(plan_tokens(s->plan) + row[i].first_token, ids, n);
+        seq->length += n;
+        if (row[i].output == OUTPUT_TOKEN)
+            seq->last_id = ids[last - 1] >= 0 ? ids[last - 1] : 0;
     }
 }

@@ -12,6 +12,8 @@
 #define QUERN_KERNELS_CPU_EXEC_H
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/edit.h"
+#include "kernels/cpu/logprobs.h"
 #include "kernels/cpu/pool.h"
 #include "kernels/cpu/sample.h"
 #include "quern/backend.h"
@@ -31,20 +33,25 @@ struct device {
 
 struct sequence {
     uint32_t length;  /* tokens in the cache */
+    uint32_t n_prompt;
     int32_t last_id;  /* 0 until one is sampled */
-    struct sampling sampling;
+    struct sampling sampling; /* its lists: words_of() */
 };
 
-/* An output row that is sampled. */
+/* An output of which something is to be told: an id is sampled, or one that is known is scored. */
 struct draw {
     uint32_t output, slot;
     uint32_t position; /* of the new token */
+    int32_t scored;    /* NO_ID: sampled */
     uint32_t record_at; /* bytes into the rank's records */
-    enum sample_mode mode;
+    enum sample_mode mode; /* if sampled */
+    bool edited;       /* the request changes its logits first */
+    bool logprobs;
     bool whole; /* the lists were too short: gather the row */
 };
 
-/* What a rank tells its peers about its shard of one row; only `pick` unless SAMPLE_LIST. */
+/* What a rank tells its peers about its shard of one row: `pick`, or all of it with SAMPLE_LIST, if
+ * an id is sampled; behind that a logprob_shard, if logprobs are told. */
 struct shard_record {
     struct pick pick;
     uint32_t n, total;
@@ -52,21 +59,31 @@ struct shard_record {
     struct candidate candidates[LIST_ROOM];
 };
 
-/* Bytes of a draw's record. */
-static inline size_t record_bytes_of(enum sample_mode mode)
+/* Bytes of the sampled part of a draw's record, and of all of it. */
+static inline size_t sampled_bytes_of(const struct draw *d)
 {
-    return mode == SAMPLE_LIST ? sizeof(struct shard_record) : sizeof(struct pick);
+    return d->scored != NO_ID         ? 0
+           : d->mode == SAMPLE_LIST ? sizeof(struct shard_record)
+                                    : sizeof(struct pick);
+}
+static inline size_t record_bytes_of(const struct draw *d)
+{
+    return sampled_bytes_of(d) + (d->logprobs ? sizeof(struct logprob_shard) : 0);
 }
 
-/* The most draws of a step, and room for a rank's records of them. */
-static inline uint32_t most_draws(const struct plan_limits *l)
-{
-    return l->max_outputs < l->max_slots ? l->max_outputs : l->max_slots;
-}
+/* Room for a rank's records of a step. */
 static inline size_t records_room(const struct plan_limits *l)
 {
-    return most_draws(l) * record_bytes_of(SAMPLE_LIST);
+    return l->max_outputs * (sizeof(struct shard_record) + sizeof(struct logprob_shard));
 }
+
+/* A thread's room for one row. */
+struct row_scratch {
+    struct sample_scratch sort; /* [vocab] */
+    struct edit_scratch edit;   /* [vocab] */
+    float *logits;              /* [vocab] */
+    int32_t *ids;               /* [max_blocks_per_slot * block_size] */
+};
 
 /* Ids that a rank has. */
 struct shard_range {
@@ -82,7 +99,8 @@ struct step {
     struct plan *plan;   /* [plan_max_bytes] a copy */
     int32_t *ids;        /* [max_outputs] the result */
     float *logits;       /* [max_outputs, vocab] the result, rank 0 */
-    bool wants_logits;
+    struct token_logprob *logprobs; /* [max_outputs, LOGPROBS_MOST + 1] the result, rank 0 */
+    bool wants_logits, has_logprobs;
     enum status *told;   /* [threads] a thread that failed says why, before the barrier */
     enum status status;  /* thread 0, at the end */
     int failed_op;
@@ -105,6 +123,8 @@ struct executable {
     float *scales;           /* [max rows, most activation groups] of the codes */
     struct sequence *sequences; /* [max_slots] */
     uint32_t *tables;        /* [max_slots, max_blocks_per_slot]; UINT32_MAX: no block */
+    int32_t *words;          /* [max_slots, SAMPLING_WORDS] */
+    int32_t *ids;            /* [n_blocks, block_size] of the positions in the cache */
     bool *barrier_after;     /* [n_ops] */
     bool *own_rows;          /* [n_ops] it works on a sequence shard: comm_own_rows() only */
 
@@ -115,12 +135,14 @@ struct executable {
     float *cos, *sin;        /* [max_tokens, head_dim / 2] */
     uint32_t *picked;        /* [max_outputs] token of each output */
     uint32_t *attention_from; /* [threads + 1] items: each thread's first */
-    struct draw *draws;      /* [max draws] */
+    struct draw *draws;      /* [max_outputs] */
     uint32_t n_draws, record_bytes;
 
     /* Sampling. */
-    struct sample_scratch *scratch; /* [threads], [vocab] each */
+    struct row_scratch *scratch;    /* [threads] */
     char *records, *all_records;    /* [records_room()]; [size] of that */
+    float *chosen, *all_chosen;     /* [max_outputs] logits of a draw's id, 0 where another rank has
+                                     * it; [size] of that */
     float *shard, *shards, *row;    /* a whole row: [vocab] padded, [size, vocab], [vocab] */
     struct shard_range *shard_ranges; /* [size] asked for once */
     size_t *shard_sizes, *shard_offsets; /* [size] in bytes */
@@ -154,6 +176,24 @@ void step_run(void *context, int thread);
 bool finite_wanted(void);
 void finite_check(struct step *s, int i);
 void finite_tell(struct executable *x, const struct step *s);
+
+static inline uint32_t *table_of(const struct executable *x, uint32_t slot)
+{
+    return x->tables + (size_t)slot * x->program->shape.limits.max_blocks_per_slot;
+}
+static inline int32_t *words_of(const struct executable *x, uint32_t slot)
+{
+    return x->words + (size_t)slot * SAMPLING_WORDS;
+}
+
+/* Where the id at `position` of a slot that has a block for it lies. */
+static inline int32_t *id_at(const struct executable *x, uint32_t slot, uint32_t position)
+{
+    uint32_t block_size = x->program->shape.limits.block_size;
+
+    return x->ids + (size_t)table_of(x, slot)[position / block_size] * block_size +
+           position % block_size;
+}
 
 /* Fills own_rows and barrier_after (exec.c). */
 void plan_barriers(struct executable *x);

@@ -102,6 +102,8 @@ static void layout_state(struct executable *x, struct carver *c)
 
     x->sequences = carve(c, l->max_slots, sizeof(*x->sequences));
     x->tables = carve(c, (size_t)l->max_slots * l->max_blocks_per_slot, sizeof(*x->tables));
+    x->words = carve(c, (size_t)l->max_slots * SAMPLING_WORDS, sizeof(*x->words));
+    x->ids = carve(c, (size_t)l->n_blocks * l->block_size, sizeof(*x->ids));
     x->barrier_after = carve(c, (size_t)x->program->n_ops, sizeof(*x->barrier_after));
     x->own_rows = carve(c, (size_t)x->program->n_ops, sizeof(*x->own_rows));
     x->tokens = carve(c, l->max_tokens, sizeof(*x->tokens));
@@ -111,25 +113,43 @@ static void layout_state(struct executable *x, struct carver *c)
     x->sin = carve(c, angles, sizeof(*x->sin));
     x->picked = carve(c, l->max_outputs, sizeof(*x->picked));
     x->attention_from = carve(c, (size_t)x->threads + 1, sizeof(*x->attention_from));
-    x->draws = carve(c, most_draws(l), sizeof(*x->draws));
+    x->draws = carve(c, l->max_outputs, sizeof(*x->draws));
+}
+
+static void layout_scratch(struct executable *x, struct carver *c)
+{
+    const struct plan_limits *l = &x->program->shape.limits;
+    uint32_t vocab = x->program->shape.vocab;
+
+    /* Rows are dealt to threads in turn: no more of them have one than there are rows. */
+    x->scratch = carve(c, (size_t)x->threads, sizeof(*x->scratch));
+    for (int t = 0; t < x->threads && t < (int)l->max_outputs; t++) {
+        struct row_scratch s;
+
+        s.sort.a = carve(c, vocab, sizeof(*s.sort.a));
+        s.sort.b = carve(c, vocab, sizeof(*s.sort.b));
+        s.edit.counts = carve(c, vocab, sizeof(*s.edit.counts));
+        s.edit.touched = carve(c, vocab, sizeof(*s.edit.touched));
+        s.logits = carve(c, vocab, sizeof(*s.logits));
+        s.ids = carve(c, (size_t)l->max_blocks_per_slot * l->block_size, sizeof(*s.ids));
+        if (c->base != NULL)
+            x->scratch[t] = s;
+    }
 }
 
 static void layout_sampling(struct executable *x, struct carver *c)
 {
-    uint32_t vocab = x->program->shape.vocab;
+    const struct program_shape *shape = &x->program->shape;
+    uint32_t vocab = shape->vocab, outputs = shape->limits.max_outputs;
     size_t ranks = is_alone(x) ? 0 : (size_t)x->comm->size;
-    size_t records = records_room(&x->program->shape.limits);
+    size_t records = records_room(&shape->limits);
 
-    x->scratch = carve(c, (size_t)x->threads, sizeof(*x->scratch));
-    for (int t = 0; t < x->threads; t++) {
-        struct candidate *a = carve(c, vocab, sizeof(*a)), *b = carve(c, vocab, sizeof(*b));
-
-        if (c->base != NULL)
-            x->scratch[t] = (struct sample_scratch){.a = a, .b = b};
-    }
+    layout_scratch(x, c);
+    x->records = carve(c, records, 1);
+    x->chosen = carve(c, outputs, sizeof(*x->chosen));
     if (ranks == 0)
         return;
-    x->records = carve(c, records, 1);
+    x->all_chosen = carve(c, ranks * outputs, sizeof(*x->all_chosen));
     x->all_records = carve(c, ranks, records);
     x->shard = carve(c, vocab, sizeof(float));
     x->shards = carve(c, ranks * vocab, sizeof(float));
@@ -153,6 +173,7 @@ static void layout_logits(struct executable *x, struct carver *c)
 static void layout_steps(struct executable *x, struct carver *c)
 {
     const struct plan_limits *l = &x->program->shape.limits;
+    bool root = is_alone(x) || x->comm->rank == 0;
 
     for (int i = 0; i < BACKEND_DEPTH; i++) {
         struct step *s = &x->steps[i];
@@ -160,6 +181,8 @@ static void layout_steps(struct executable *x, struct carver *c)
         s->x = x;
         s->plan = carve(c, plan_max_bytes(l), 1);
         s->ids = carve(c, l->max_outputs, sizeof(*s->ids));
+        s->logprobs = carve(c, root ? (size_t)l->max_outputs * (LOGPROBS_MOST + 1) : 0,
+            sizeof(*s->logprobs));
         s->told = carve(c, (size_t)x->threads, sizeof(*s->told));
     }
 }

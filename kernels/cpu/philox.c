@@ -91,15 +91,15 @@ float gumbel_bound(uint32_t word)
     return (float)(ones + 1) * 0.6932f + 1e-4f;
 }
 
-uint32_t token_word(uint64_t seed, uint32_t position, uint32_t choice, uint32_t token)
+uint32_t noise_word(struct noise *n, uint32_t token)
 {
-    const uint32_t counter[4] = {position, choice, token, 0};
-    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    if (!n->drawn || n->quad != token / 4) {
+        const uint32_t counter[4] = {n->position, n->choice, token / 4, 0};
+        const uint32_t key[2] = {(uint32_t)n->seed, (uint32_t)(n->seed >> 32)};
 
-    return philox(counter, key).word[0];
-}
-
-float token_noise(uint64_t seed, uint32_t position, uint32_t choice, uint32_t token)
-{
-    return gumbel_noise(token_word(seed, position, choice, token));
+        n->block = philox(counter, key);
+        n->quad = token / 4;
+        n->drawn = true;
+    }
+    return n->block.word[token % 4];
 }

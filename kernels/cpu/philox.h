@@ -1,11 +1,13 @@
 /* philox.h - the noise of sampling: a pure function of seed, position, choice and token.
  *
  * Philox4x32-10 (Salmon et al., SC11): key = seed, counter = (absolute
- * position, choice index, token id, 0). No state, so that any rank, thread or
- * device can draw any token's noise, in any order, and gets the same bits. */
+ * position, choice index, token id / 4, 0), and the word is number token id % 4
+ * of the block. No state, so that any rank, thread or device can draw any
+ * token's noise, in any order, and gets the same bits. */
 #ifndef QUERN_KERNELS_CPU_PHILOX_H
 #define QUERN_KERNELS_CPU_PHILOX_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct philox_block {
@@ -27,8 +29,15 @@ float gumbel_noise(uint32_t word);
 /* More than gumbel_noise(word), and much cheaper: by its leading ones. */
 float gumbel_bound(uint32_t word);
 
-/* The word, and the noise, of one token. */
-uint32_t token_word(uint64_t seed, uint32_t position, uint32_t choice, uint32_t token);
-float token_noise(uint64_t seed, uint32_t position, uint32_t choice, uint32_t token);
+/* The words of one position of one choice. Neighbouring tokens share a block, which is drawn once
+ * for those asked for in a row. */
+struct noise {
+    uint64_t seed;
+    uint32_t position, choice;
+    bool drawn;
+    uint32_t quad; /* whose block it is: token / 4 */
+    struct philox_block block;
+};
+uint32_t noise_word(struct noise *n, uint32_t token);
 
 #endif

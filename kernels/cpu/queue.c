@@ -185,6 +185,7 @@ static enum status cpu_submit(struct executable *x, const struct plan *plan)
     memcpy(s->plan, plan, plan->bytes);
     s->number = plan->number;
     s->wants_logits = wants_logits(s->plan) && (is_alone(x) || x->comm->rank == 0);
+    s->has_logprobs = false;
     s->status = STATUS_OK;
     s->suspect_op = -1;
     memset(s->told, 0, (size_t)x->threads * sizeof(*s->told));
@@ -243,6 +244,7 @@ static enum status cpu_wait(struct executable *x, uint64_t number, struct step_r
         .n_outputs = s->plan->n_outputs,
         .ids = s->ids,
         .logits = s->wants_logits ? s->logits : NULL,
+        .logprobs = s->has_logprobs ? s->logprobs : NULL,
     };
     return STATUS_OK;
 }

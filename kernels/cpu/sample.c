@@ -65,16 +65,20 @@ uint32_t pick_id(struct pick best)
     return best.value > -INFINITY ? best.id : SAMPLE_BROKEN; /* a NaN is not */
 }
 
+static struct noise noise_of(const struct sampling *s, uint32_t position)
+{
+    return (struct noise){.seed = s->seed, .choice = s->choice, .position = position};
+}
+
 /* The better of `best` and this token with its noise. Rounding is monotone, so where a bound
  * of the noise does not reach, the noise does not. */
-static struct pick try_token(struct pick best, float z, uint32_t id, const struct sampling *s,
-    uint32_t position)
+static struct pick try_token(struct pick best, float z, uint32_t id, struct noise *noise)
 {
     uint32_t word;
 
     if (best.id != UINT32_MAX && z + GUMBEL_MAX < best.value)
         return best;
-    word = token_word(s->seed, position, s->choice, id);
+    word = noise_word(noise, id);
     if (best.id != UINT32_MAX && z + gumbel_bound(word) < best.value)
         return best;
     return pick_best(best, (struct pick){z + gumbel_noise(word), id});
@@ -98,15 +102,16 @@ struct pick pick_plain(const float *logits, uint32_t n, uint32_t first, const st
 {
     struct pick top = pick_greedy(logits, n, first), best = {.id = UINT32_MAX};
     float max = scaled(top.value, s->temperature), cut = min_p_cut(max, s);
+    struct noise noise = noise_of(s, position);
 
     if (n == 0 || isnan(top.value))
         return top;
-    best = try_token(best, max, top.id, s, position); /* first: it rules out the most */
+    best = try_token(best, max, top.id, &noise); /* first: it rules out the most */
     for (uint32_t i = 0; i < n; i++) {
         float z = scaled(logits[i], s->temperature);
 
         if (!(z < cut))
-            best = try_token(best, z, first + i, s, position);
+            best = try_token(best, z, first + i, &noise);
     }
     return best;
 }
@@ -156,21 +161,17 @@ static double weight_of(float z, int32_t top)
     return (double)p.mantissa * power_of_half(top - p.exponent + MASS_BITS);
 }
 
-void list_mass(struct mass *m, const float *logits, uint32_t n, const struct sampling *s,
-    uint32_t vocab)
+void mass_of(struct mass *m, const float *logits, uint32_t n, float temperature)
 {
-    float max, least;
+    float max = scaled(pick_greedy(logits, n, 0).value, temperature);
+    float least = max - 0.6931472f * (MASS_BINS + 1); /* below: no bin */
 
-    if (n == 0 || !mass_needed(s, vocab))
-        return;
-    max = scaled(pick_greedy(logits, n, 0).value, s->temperature);
-    least = max - 0.6931472f * (MASS_BINS + 1); /* below: no bin */
     memset(m, 0, sizeof(*m));
-    if (isnan(max))
-        return; /* it is told in the list; here it would lead past the bins */
+    if (!(max > -INFINITY)) /* a NaN is told in the list; here it would lead past the bins */
+        return;
     m->top = power_of(max).exponent;
     for (uint32_t i = 0; i < n; i++) {
-        float z = scaled(logits[i], s->temperature);
+        float z = scaled(logits[i], temperature);
         struct power p;
 
         if (z < least)
@@ -179,6 +180,13 @@ void list_mass(struct mass *m, const float *logits, uint32_t n, const struct sam
         if (p.exponent > m->top - MASS_BINS)
             m->bins[m->top - p.exponent] += p.mantissa;
     }
+}
+
+void list_mass(struct mass *m, const float *logits, uint32_t n, const struct sampling *s,
+    uint32_t vocab)
+{
+    if (n > 0 && mass_needed(s, vocab))
+        mass_of(m, logits, n, s->temperature);
 }
 
 /* All shards' mass times 2^-top: integers first, whose sums have no order, then one fixed order. */
@@ -199,6 +207,14 @@ static double mass_total(const struct list *lists, int n_lists, int32_t top)
         total += (double)bin * power_of_half(i + MASS_BITS);
     }
     return total;
+}
+
+double masses_log_sum(const struct list *lists, int n_lists, float max)
+{
+    const double ln2 = 0x1.62e42fefa39efp-1;
+    int32_t top = power_of(max).exponent;
+
+    return log(mass_total(lists, n_lists, top)) + top * ln2;
 }
 
 /* Lists ---------------------------------------------------------------------------------- */
@@ -283,20 +299,12 @@ uint32_t list_make(struct candidate *out, uint32_t room, const float *logits, ui
     return held;
 }
 
-/* Lists read as one, in order. */
-struct merge {
-    const struct list *lists;
-    int n_lists;
-    uint32_t at[SAMPLE_MAX_LISTS];
-};
-
 static bool comes_before(const struct candidate *a, const struct candidate *b)
 {
     return a->z != b->z ? a->z > b->z : a->id < b->id;
 }
 
-/* OK and the next; CLOSED after the last; AGAIN when it may be one that a list left out. */
-static enum status merge_next(struct merge *m, struct candidate *next)
+enum status merge_next(struct merge *m, struct candidate *next)
 {
     int best = -1;
 
@@ -352,6 +360,7 @@ static enum status choose(const struct list *lists, int n_lists, const struct sa
 {
     struct merge m = {.lists = lists, .n_lists = n_lists};
     struct pick best = {.id = UINT32_MAX};
+    struct noise noise = noise_of(s, position);
     double before = 0, limit = s->top_p < 1 ? (double)s->top_p * kept->weight : INFINITY;
 
     for (uint32_t i = 0; i < kept->count && (i == 0 || before < limit); i++) {
@@ -364,7 +373,7 @@ static enum status choose(const struct list *lists, int n_lists, const struct sa
             break;
         if (s->top_p < 1)
             before += weight_of(c.z, top);
-        best = try_token(best, c.z, c.id, s, position);
+        best = try_token(best, c.z, c.id, &noise);
     }
     *id = best.id;
     return STATUS_OK;

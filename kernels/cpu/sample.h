@@ -5,7 +5,7 @@
  * z >= the k-th largest of the kept, ties included; top_p sorts what is left
  * (descending, then ascending id), takes its softmax and keeps a token if the
  * probabilities before it sum to less than top_p, the first always. The id is
- * the largest z + token_noise() of the kept. All ties: the lowest id. Logits
+ * the largest z + its noise (philox.h) of the kept. All ties: the lowest id. Logits
  * that are not finite have no answer: SAMPLE_BROKEN where a NaN or plus infinity
  * is among them, or nothing but minus infinity.
  *
@@ -68,6 +68,9 @@ struct mass {
     uint64_t bins[MASS_BINS];
 };
 
+/* Of logits [n] / temperature. All zero where they are not finite, or below every bin. */
+void mass_of(struct mass *m, const float *logits, uint32_t n, float temperature);
+
 struct list {
     uint32_t n;     /* candidates: sorted by z descending, then id ascending */
     uint32_t total; /* tokens of the shard; n = total: nothing is hidden */
@@ -92,6 +95,18 @@ void list_mass(struct mass *m, const float *logits, uint32_t n, const struct sam
  * shard, SAMPLE_MAX_LISTS at most. */
 enum status lists_decide(const struct list *lists, int n_lists, const struct sampling *s,
     uint32_t vocab, uint32_t position, uint32_t *id);
+
+/* ln of the sum of exp(z) over all shards, whose largest z is `max`: the same for any cut. */
+double masses_log_sum(const struct list *lists, int n_lists, float max);
+
+/* The next ones in order of all lists. */
+struct merge {
+    const struct list *lists;
+    int n_lists;
+    uint32_t at[SAMPLE_MAX_LISTS];
+};
+/* OK and the next; CLOSED after the last; AGAIN when it may be one that a list left out. */
+enum status merge_next(struct merge *m, struct candidate *next);
 
 /* The whole row: logits [vocab] -> id, or SAMPLE_BROKEN. position: the one that the new token will have. */
 uint32_t sample_row(const float *logits, uint32_t vocab, const struct sampling *s,

@@ -1,10 +1,13 @@
 /* sample_op.c - OP_SAMPLE: rows over threads, vocabulary over ranks.
  *
- * Alone, each thread samples its rows. In a group each rank makes a record of
- * its shard of each row (a pick, or a short list), one all_gather carries the
- * records of the whole step, and each rank decides every row by itself, alike.
- * Only rows whose lists were too short are gathered whole, one at a time; all
- * ranks find the same rows to be so. Logits that were asked for go to rank 0. */
+ * Logprobs are of a draw's logits as they are; an id is sampled of a copy that
+ * is edited as the request wants. Alone, each thread does all of it for its
+ * rows. In a group each rank makes a record of its shard of each row (a pick,
+ * or a short list), one all_gather carries the records of the whole step, and
+ * each rank decides every row by itself, alike; where logprobs are told, a
+ * second one carries the logits of the ids that were chosen. Only rows whose
+ * lists were too short are gathered whole, one at a time; all ranks find the
+ * same rows to be so. Logits that were asked for go to rank 0. */
 #include <string.h>
 
 #include "kernels/cpu/exec.h"
@@ -17,6 +20,86 @@ static const float *logits_of(const struct executable *x, const struct op *op, u
 static const struct sampling *sampling_of(const struct executable *x, const struct draw *d)
 {
     return &x->sequences[d->slot].sampling;
+}
+
+/* A draw's logits ---------------------------------------------------------------------------- */
+
+static const int32_t *gather_ids(const struct executable *x, const struct draw *d, int32_t *ids)
+{
+    uint32_t block_size = x->program->shape.limits.block_size;
+
+    for (uint32_t at = 0; at < d->position; at += block_size) {
+        uint32_t n = d->position - at < block_size ? d->position - at : block_size;
+
+        memcpy(ids + at, id_at(x, d->slot, at), n * sizeof(*ids));
+    }
+    return ids;
+}
+
+/* As the request wants them; lent by the scratch if it wants any changed. */
+static const float *edited_logits(const struct executable *x, const struct op *op,
+    const struct draw *d, struct row_scratch *scratch)
+{
+    const struct program_shape *shape = &x->program->shape;
+    const struct sampling *s = sampling_of(x, d);
+    const float *logits = logits_of(x, op, d->output);
+    struct edit e = {
+        .sampling = s,
+        .words = words_of(x, d->slot),
+        .n_ids = d->position,
+        .n_prompt = x->sequences[d->slot].n_prompt,
+    };
+
+    if (!d->edited)
+        return logits;
+    if (edit_reads_ids(s))
+        e.ids = gather_ids(x, d, scratch->ids);
+    memcpy(scratch->logits, logits, shape->vocab_rows * sizeof(*logits));
+    edit_logits(scratch->logits, shape->vocab_rows, shape->vocab_first, &e, &scratch->edit);
+    return scratch->logits;
+}
+
+static struct logprob_shard *logprob_record(const struct draw *d, char *records)
+{
+    return (struct logprob_shard *)(records + d->record_at + sampled_bytes_of(d));
+}
+
+static void note_logprobs(struct executable *x, const struct op *op, const struct draw *d,
+    struct row_scratch *scratch)
+{
+    const struct program_shape *shape = &x->program->shape;
+
+    if (d->logprobs)
+        logprob_shard_make(logprob_record(d, x->records), logits_of(x, op, d->output),
+            shape->vocab_rows, shape->vocab_first, sampling_of(x, d)->logprobs - 1, &scratch->sort);
+}
+
+/* The id whose logprob is told; below 0: the logits are broken. */
+static int32_t told_id(const struct step *s, const struct draw *d)
+{
+    return d->scored != NO_ID ? d->scored : s->ids[d->output];
+}
+
+/* This rank's logit of it; 0 where another has it. */
+static float chosen_logit(const struct step *s, const struct op *op, const struct draw *d)
+{
+    const struct executable *x = s->x;
+    uint32_t at = (uint32_t)told_id(s, d) - x->program->shape.vocab_first;
+
+    if (told_id(s, d) < 0 || at >= x->program->shape.vocab_rows)
+        return 0;
+    return logits_of(x, op, d->output)[at];
+}
+
+static void tell_logprobs(struct step *s, const struct draw *d,
+    const struct logprob_shard *const *shards, int n_shards, float logit)
+{
+    struct token_logprob *out = s->logprobs + (size_t)d->output * (LOGPROBS_MOST + 1);
+    int32_t id = told_id(s, d);
+
+    if (id < 0 || !logprobs_merge(shards, n_shards, id, logit, sampling_of(s->x, d)->logprobs - 1,
+                      out))
+        *out = (struct token_logprob){.id = BROKEN_ID};
 }
 
 /* Alone ---------------------------------------------------------------------------------- */
@@ -44,8 +127,13 @@ static void sample_alone(struct step *s, const struct op *op, int thread)
     for (uint32_t i = (uint32_t)thread; i < x->n_draws; i += (uint32_t)x->threads) {
         const struct draw *d = &x->draws[i];
 
-        s->ids[d->output] = (int32_t)sample_row(logits_of(x, op, d->output),
-            x->program->shape.vocab, sampling_of(x, d), d->position, &x->scratch[thread]);
+        note_logprobs(x, op, d, &x->scratch[thread]);
+        if (d->scored == NO_ID)
+            s->ids[d->output] = (int32_t)sample_row(edited_logits(x, op, d, &x->scratch[thread]),
+                x->program->shape.vocab, sampling_of(x, d), d->position, &x->scratch[thread].sort);
+        if (d->logprobs)
+            tell_logprobs(s, d, (const struct logprob_shard *[]){logprob_record(d, x->records)}, 1,
+                chosen_logit(s, op, d));
     }
     copy_logits(s, op, thread);
 }
@@ -56,6 +144,7 @@ static void sample_alone(struct step *s, const struct op *op, int thread)
 size_t sample_gather_bytes(const struct plan_limits *l, uint32_t longest)
 {
     const size_t most[] = {sizeof(struct shard_range), records_room(l), longest * sizeof(float),
+        l->max_outputs * sizeof(float),
         (size_t)l->max_outputs * longest * sizeof(float)};
     size_t bytes = 0;
 
@@ -65,13 +154,17 @@ size_t sample_gather_bytes(const struct plan_limits *l, uint32_t longest)
 }
 
 static void make_record(struct executable *x, const struct op *op, const struct draw *d,
-    struct sample_scratch *scratch)
+    struct row_scratch *scratch)
 {
     const struct program_shape *shape = &x->program->shape;
     struct shard_record *r = (struct shard_record *)(x->records + d->record_at);
-    const float *logits = logits_of(x, op, d->output);
     uint32_t n = shape->vocab_rows, first = shape->vocab_first;
+    const float *logits;
 
+    note_logprobs(x, op, d, scratch);
+    if (d->scored != NO_ID)
+        return;
+    logits = edited_logits(x, op, d, scratch);
     switch (d->mode) {
     case SAMPLE_GREEDY: r->pick = pick_greedy(logits, n, first); break;
     case SAMPLE_PLAIN:
@@ -79,7 +172,8 @@ static void make_record(struct executable *x, const struct op *op, const struct 
         break;
     case SAMPLE_LIST:
         r->total = n;
-        r->n = list_make(r->candidates, LIST_ROOM, logits, n, first, sampling_of(x, d), scratch);
+        r->n = list_make(r->candidates, LIST_ROOM, logits, n, first, sampling_of(x, d),
+            &scratch->sort);
         list_mass(&r->mass, logits, n, sampling_of(x, d), shape->vocab);
         break;
     }
@@ -112,6 +206,8 @@ static void decide(struct step *s, struct draw *d)
     struct pick best = {.id = UINT32_MAX};
     uint32_t id = 0;
 
+    if (d->scored != NO_ID)
+        return;
     if (d->mode == SAMPLE_LIST) {
         d->whole = decide_lists(x, d, &id) != STATUS_OK;
     } else {
@@ -180,13 +276,46 @@ static enum status sample_whole_rows(struct step *s, const struct op *op)
 
         if (!d->whole)
             continue;
-        status = gather_row(x, logits_of(x, op, d->output));
+        status = gather_row(x, edited_logits(x, op, d, &x->scratch[0]));
         if (status != STATUS_OK)
             return status;
         s->ids[d->output] = (int32_t)sample_row(x->row, x->program->shape.vocab,
-            sampling_of(x, d), d->position, &x->scratch[0]);
+            sampling_of(x, d), d->position, &x->scratch[0].sort);
     }
     return STATUS_OK;
+}
+
+static bool any_logprobs(const struct executable *x)
+{
+    for (uint32_t i = 0; i < x->n_draws; i++)
+        if (x->draws[i].logprobs)
+            return true;
+    return false;
+}
+
+/* Each draw's logit is that of the one rank that has its id. */
+static enum status gather_logprobs(struct step *s, const struct op *op)
+{
+    struct executable *x = s->x;
+    const struct logprob_shard *shards[SAMPLE_MAX_LISTS];
+    enum status status;
+
+    for (uint32_t i = 0; i < x->n_draws; i++)
+        x->chosen[i] = chosen_logit(s, op, &x->draws[i]);
+    status = all_gather(&x->program->groups, GROUP_TP, x->chosen, x->n_draws * sizeof(float),
+        x->all_chosen);
+    for (uint32_t i = 0; status == STATUS_OK && x->comm->rank == 0 && i < x->n_draws; i++) {
+        const struct draw *d = &x->draws[i];
+        float logit = 0;
+
+        for (int r = 0; r < x->comm->size; r++) {
+            logit += x->all_chosen[(size_t)r * x->n_draws + i];
+            shards[r] = logprob_record(d, x->all_records + (size_t)r * x->record_bytes);
+        }
+        if (d->logprobs)
+            tell_logprobs(s, d, shards, x->comm->size, logit);
+    }
+    return status;
 }
 
 static enum status gather_logits(struct step *s, const struct op *op)
@@ -229,6 +358,8 @@ static enum status sample_group(struct step *s, const struct op *op, int thread)
     if (thread != 0)
         return STATUS_OK;
     status = sample_whole_rows(s, op);
+    if (status == STATUS_OK && any_logprobs(x))
+        status = gather_logprobs(s, op);
     return status == STATUS_OK ? gather_logits(s, op) : status;
 }
 
@@ -236,6 +367,8 @@ enum status op_sample(struct step *s, const struct op *op, int thread)
 {
     if (s->plan->n_outputs == 0)
         return STATUS_OK;
+    if (thread == 0)
+        s->has_logprobs = any_logprobs(s->x) && (is_alone(s->x) || s->x->comm->rank == 0);
     if (!is_alone(s->x))
         return sample_group(s, op, thread);
     sample_alone(s, op, thread);

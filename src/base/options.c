@@ -99,6 +99,17 @@ static enum status parse_choice(const struct option_row *row, const char *text, 
     return wrong(row, text, wants);
 }
 
+static enum status add_text(const struct option_row *row, const char *text, void *value)
+{
+    struct option_texts *t = value;
+
+    if (t->n == OPTION_TEXTS_MOST)
+        return log_fail(STATUS_INVALID, "--%s is given more than %d times", row->name,
+            OPTION_TEXTS_MOST);
+    t->texts[t->n++] = text;
+    return STATUS_OK;
+}
+
 static enum status set_value(const struct option_row *row, const char *text, void *values)
 {
     void *value = (char *)values + row->offset;
@@ -113,6 +124,7 @@ static enum status set_value(const struct option_row *row, const char *text, voi
     case OPTION_REAL: return parse_real(row, text, value);
     case OPTION_SEED: return parse_seed(row, text, value);
     case OPTION_BYTES: return parse_bytes(row, text, value);
+    case OPTION_TEXTS: return add_text(row, text, value);
     }
     return STATUS_INTERNAL;
 }
@@ -160,6 +172,7 @@ const char *options_value(const struct option_row *row, const void *values, char
         return *(const int *)value != 0 ? text : NULL;
     case OPTION_SEED:
     case OPTION_BYTES: whole = *(const uint64_t *)value; break;
+    case OPTION_TEXTS: return NULL; /* not one value */
     }
     snprintf(text, room, "%llu", (unsigned long long)whole);
     return whole != 0 ? text : NULL;

@@ -20,6 +20,13 @@ enum option_kind {
     OPTION_REAL,   /* float in [low, high] */
     OPTION_SEED,   /* uint64_t, all of them; *given says whether */
     OPTION_BYTES,  /* uint64_t: 512M, 8G, 1.5G (powers of 1024) or plain bytes */
+    OPTION_TEXTS,  /* struct option_texts: one more, each borrowed from argv */
+};
+
+enum { OPTION_TEXTS_MOST = 64 };
+struct option_texts {
+    const char *texts[OPTION_TEXTS_MOST];
+    int n;
 };
 
 struct option_row {

@@ -27,7 +27,6 @@ static const struct key_not_done {
     double neutral;    /* NUMBER: this one does not */
     bool samples;      /* does nothing when answers are greedy */
 } not_done[] = {
-    { "repetition_penalty", NUMBER, 1, false },
     { "encoder_repetition_penalty", NUMBER, 1, false },
     { "no_repeat_ngram_size", NUMBER, 0, false },
     { "encoder_no_repeat_ngram_size", NUMBER, 0, false },
@@ -35,7 +34,6 @@ static const struct key_not_done {
     { "penalty_alpha", NUMBER, 0, false },
     { "dola_layers", NOTHING, 0, false },
     { "min_length", NUMBER, 0, false },
-    { "min_new_tokens", NUMBER, 0, false },
     { "guidance_scale", NUMBER, 1, false },
     { "typical_p", NUMBER, 1, true },
     { "top_h", NOTHING, 0, true },
@@ -107,6 +105,13 @@ static enum status parse(const char *file, const json_t *root, struct generation
     if (g->top_k < 0) /* vLLM's spelling of "no cut" */
         g->top_k = 0;
     if (s == STATUS_OK)
+        s = read_real(file, root, "repetition_penalty", 0.0, 100.0, &g->repetition_penalty);
+    if (s == STATUS_OK && !(g->repetition_penalty > 0))
+        s = log_fail(STATUS_INVALID, "%s: repetition_penalty %g: it has to be above 0", file,
+                     (double)g->repetition_penalty);
+    if (s == STATUS_OK)
+        s = json_field_int(file, root, "min_new_tokens", 0, INT_MAX, &g->min_new_tokens);
+    if (s == STATUS_OK)
         s = json_field_ids(file, root, "eos_token_id", &g->eos, &g->n_eos);
     if (s == STATUS_OK)
         warn_not_done(file, root, g->do_sample && g->temperature > 0.0f && g->top_k != 1);
@@ -172,7 +177,7 @@ static enum status read_files(const char *model, const struct model_config *cfg,
 enum status generation_read(const char *model, const struct model_config *cfg,
                             struct generation_defaults *out)
 {
-    struct generation_defaults g = { .temperature = 1.0f, .top_p = 1.0f };
+    struct generation_defaults g = { .temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f };
     enum status s = read_files(model, cfg, &g);
 
     if (s == STATUS_OK)

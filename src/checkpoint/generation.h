@@ -18,6 +18,8 @@ struct generation_defaults {
     float top_p;       /* (0, 1]; 1: no cut */
     float min_p;       /* [0, 1]; 0: no cut */
     int top_k;         /* 0: no cut; also where the file is silent */
+    float repetition_penalty; /* > 0; 1: none */
+    int min_new_tokens; /* 0: an answer may end at once */
     int *eos, n_eos;   /* each once, as many as there are */
 };
 

@@ -17,8 +17,8 @@
 #include "cli/spawn.h"
 #include "quern/log.h"
 
-/* A lost connection: how often and how long we try, and how long the server is to wait for it. */
-enum { TRIES = 5, TRY_AGAIN_MS = 200, KEEP_S = 10 };
+/* A lost connection: how often and how long we try. */
+enum { TRIES = 5, TRY_AGAIN_MS = 200 };
 
 #define AT(field) offsetof(struct run_options, field)
 static const struct option_row run_rows[] = {
@@ -27,17 +27,39 @@ static const struct option_row run_rows[] = {
         16777216, 0},
     {"greedy", 0, OPTION_FLAG, AT(greedy), NULL, "always the likeliest token", 0, 0, 0},
     {"temperature", 0, OPTION_REAL, AT(temperature), "X", "0: greedy (default: the model's)", 0, 100,
-        0},
-    {"top-k", 0, OPTION_INT, AT(top_k), "K", "the K likeliest tokens; 0: all", 0, 2147483647, 0},
+        AT(has_temperature)},
+    {"top-k", 0, OPTION_INT, AT(top_k), "K", "the K likeliest tokens; 0: all", 0, 2147483647,
+        AT(has_top_k)},
     {"top-p", 0, OPTION_REAL, AT(top_p), "P", "the likeliest tokens that make up P; 1: all", 1e-6, 1,
-        0},
+        AT(has_top_p)},
     {"min-p", 0, OPTION_REAL, AT(min_p), "P", "tokens of P times the likeliest's probability", 0, 1,
+        AT(has_min_p)},
+    {"repetition-penalty", 0, OPTION_REAL, AT(repetition), "X", "above 1: against tokens of the prompt "
+        "and the answer", 1e-3, 100, AT(has_repetition)},
+    {"presence-penalty", 0, OPTION_REAL, AT(presence), "X", "against tokens of the answer", -2, 2,
+        AT(has_presence)},
+    {"frequency-penalty", 0, OPTION_REAL, AT(frequency), "X", "... for each time they are in it", -2,
+        2, AT(has_frequency)},
+    {"logit-bias", 0, OPTION_TEXT, AT(logit_bias), "ID:V,...", "added to a token's logit", 0, 0, 0},
+    {"bad-words", 0, OPTION_TEXTS, AT(bad_words), "TEXT", "may not come (may be given again)", 0, 0,
         0},
+    {"bad-ids", 0, OPTION_TEXTS, AT(bad_ids), "1,2", "tokens that may not come one after another (may "
+        "be given again)", 0, 0, 0},
+    {"min-tokens", 0, OPTION_INT, AT(min_tokens), "N", "nothing ends the answer before so many", 0,
+        16777216, AT(has_min_tokens)},
+    {"stop", 0, OPTION_TEXTS, AT(stop), "TEXT", "the answer ends before it (may be given again)", 0, 0,
+        0},
+    {"stop-ids", 0, OPTION_TEXT, AT(stop_ids), "1,2", "tokens that end the answer, too", 0, 0, 0},
     {"seed", 0, OPTION_SEED, AT(seed), "S", "of the noise, and of synth: weights", 0, 0,
         AT(has_seed)},
     {"ignore-eos", 0, OPTION_FLAG, AT(ignore_eos), NULL, "go on past an end token", 0, 0, 0},
     {"priority", 0, OPTION_INT, AT(priority), "N",
         "with --socket: of requests that wait, lower goes first (default 0)", -1000, 1000, 0},
+    {"choices", 0, OPTION_INT, AT(choices), "N", "different answers, one after another", 1, 128, 0},
+    {"logprobs", 0, OPTION_INT, AT(logprobs), "N", "a JSON line a token: how likely it was, and the N "
+        "likeliest", 0, 20, AT(has_logprobs)},
+    {"speculate", 0, OPTION_TEXT, AT(speculate), "ngram:K", "guess up to K tokens from what was said: "
+        "the same answer, sooner where it repeats", 0, 0, 0},
     {"ids", 0, OPTION_TEXT, AT(ids), "1,2,3", "a prompt of token ids, in place of PROMPT", 0, 0, 0},
     {"print-ids", 0, OPTION_FLAG, AT(print_ids), NULL, "print the new ids, not their text", 0, 0, 0},
     {"echo", 0, OPTION_FLAG, AT(echo), NULL, "print the prompt, too (always on a terminal)", 0, 0, 0},
@@ -50,6 +72,7 @@ struct run {
     const struct run_options *o;
     struct prompt prompt;
     struct progress progress;
+    struct quern_request *request;
     struct quern *q;
     uint64_t id, key;
     bool cancelled, ended;
@@ -120,78 +143,11 @@ static int take_up(struct run *r)
 
 /* The request ------------------------------------------------------------------------------ */
 
-static int set_prompt(struct quern_request *r, const struct prompt *p)
-{
-    return p->text != NULL ? quern_request_set_text(r, p->text, p->bytes)
-                           : quern_request_set_ids(r, p->ids, p->n_ids);
-}
-
-/* Below 0: not given, the model's. */
-static int set_real(struct quern_request *r, int param, float value)
-{
-    return value < 0 ? QUERN_OK : quern_request_set_real(r, param, (double)value);
-}
-
-static int fill_request(struct quern_request *r, const struct run_options *o, const struct prompt *p)
-{
-    int s = set_prompt(r, p);
-
-    if (s == QUERN_OK && o->max_tokens > 0)
-        s = quern_request_set_int(r, QUERN_PARAM_MAX_TOKENS, o->max_tokens);
-    if (s == QUERN_OK)
-        s = set_real(r, QUERN_PARAM_TEMPERATURE, o->greedy ? 0 : o->temperature);
-    if (s == QUERN_OK)
-        s = set_real(r, QUERN_PARAM_TOP_P, o->top_p);
-    if (s == QUERN_OK)
-        s = set_real(r, QUERN_PARAM_MIN_P, o->min_p);
-    if (s == QUERN_OK && o->top_k >= 0)
-        s = quern_request_set_int(r, QUERN_PARAM_TOP_K, o->top_k);
-    if (s == QUERN_OK && o->has_seed)
-        s = quern_request_set_u64(r, QUERN_PARAM_SEED, o->seed);
-    if (s == QUERN_OK && o->ignore_eos)
-        s = quern_request_set_int(r, QUERN_PARAM_IGNORE_EOS, 1);
-    if (s == QUERN_OK && o->priority != 0)
-        s = quern_request_set_int(r, QUERN_PARAM_PRIORITY, o->priority);
-    if (s == QUERN_OK && o->socket != NULL)
-        s = quern_request_set_int(r, QUERN_PARAM_KEEP, KEEP_S);
-    if (s == QUERN_OK)
-        s = quern_request_set_int(r, QUERN_PARAM_TELL_PAUSES, 1);
-    return s;
-}
-
-/* --echo of ids: the text's are the model's to say. */
-static int find_prompt_ids(struct run *r, const struct quern_request *request)
-{
-    const int32_t *ids;
-    size_t n;
-    int s;
-
-    if (!r->o->echo || !r->o->print_ids || r->prompt.ids != NULL)
-        return QUERN_OK;
-    do
-        s = quern_tokenize(r->q, request, -1, &ids, &n);
-    while (s == QUERN_AGAIN && !run_interrupted);
-    if (s != QUERN_OK)
-        return s;
-    r->prompt.ids = malloc(n * sizeof(*ids) + 1);
-    if (r->prompt.ids == NULL)
-        return QUERN_NOMEM;
-    memcpy(r->prompt.ids, ids, n * sizeof(*ids));
-    r->prompt.n_ids = n;
-    return QUERN_OK;
-}
-
 static int submit(struct run *r)
 {
-    struct quern_request *request = quern_request_new();
-    int s = request != NULL ? fill_request(request, r->o, &r->prompt) : QUERN_NOMEM;
+    int s = quern_submit(r->q, r->request, &r->id);
 
-    if (s == QUERN_OK)
-        s = find_prompt_ids(r, request);
-    if (s == QUERN_OK)
-        s = quern_submit(r->q, request, &r->id);
-    r->key = quern_request_key(request);
-    quern_request_free(request);
+    r->key = quern_request_key(r->request);
     return s;
 }
 
@@ -213,7 +169,7 @@ static int lost(struct run *r, int s)
 
     show_clear_bar(&r->progress);
     snprintf(why, sizeof(why), "%s", quern_error(r->q));
-    if (s == QUERN_DEAD && r->o->socket != NULL && quern_error_code(r->q) == QUERN_CODE_NONE &&
+    if (s == QUERN_DEAD && run_can_resume(r->o) && quern_error_code(r->q) == QUERN_CODE_NONE &&
         !r->cancelled && take_up(r) == QUERN_OK)
         return -1;
     tell("%s", why);
@@ -225,6 +181,10 @@ static int on_event(struct run *r, const struct quern_event *e)
     switch (quern_event_kind(e)) {
     case QUERN_EVENT_LOADING: show_bar(&r->progress, quern_event_progress(e)); break;
     case QUERN_EVENT_READY: show_clear_bar(&r->progress); break;
+    case QUERN_EVENT_PROMPT:
+        if (show_prompt(r->o, &r->prompt, &r->progress, e) != 0)
+            return show_failed();
+        break;
     case QUERN_EVENT_TEXT:
         if (show_text(r->o, &r->prompt, &r->progress, e) != 0)
             return show_failed();
@@ -240,10 +200,12 @@ static int on_event(struct run *r, const struct quern_event *e)
         tell("%s", quern_event_message(e));
         return EXIT_FAILED;
     case QUERN_EVENT_DONE:
+        if (show_done(r->o, &r->prompt, &r->progress, e) != 0)
+            return show_failed();
         if (!quern_event_is_last(e))
             break;
         r->ended = true;
-        return show_end(r->o, &r->prompt, &r->progress, e);
+        return show_end(&r->progress, e);
     }
     return -1;
 }
@@ -269,10 +231,25 @@ static int stream(struct run *r)
     return status;
 }
 
+/* Before anything is started: what is wrong in it is wrong usage. An exit status, told; or -1. */
+static int make_request(struct run *r)
+{
+    int s;
+
+    r->request = quern_request_new();
+    s = r->request != NULL ? ask(r->request, r->o, &r->prompt) : QUERN_NOMEM;
+    if (s == QUERN_OK)
+        return -1;
+    tell("%s", log_last_error());
+    return s == QUERN_INVALID ? EXIT_USAGE : EXIT_FAILED;
+}
+
 static int run(struct run *r)
 {
-    int status = EXIT_FAILED, s = r->o->socket != NULL ? connect_server(r) : spawn(r);
+    int status = EXIT_FAILED, s = show_open(r->o, &r->progress);
 
+    if (s == QUERN_OK)
+        s = r->o->socket != NULL ? connect_server(r) : spawn(r);
     if (s == QUERN_OK)
         s = submit(r);
     if (s == QUERN_OK)
@@ -298,8 +275,22 @@ static enum status check(const struct run_options *o)
         if (options_value(row, &o->runtime, text, sizeof(text)) != NULL)
             return log_fail(STATUS_INVALID, "--%s with --socket: the server there has its own, leave "
                 "one out", row->name);
-    if (o->echo && o->ids != NULL && !o->print_ids)
-        return log_fail(STATUS_INVALID, "--echo of --ids wants --print-ids: they have no text here");
+    return STATUS_OK;
+}
+
+/* "ngram:K" */
+static enum status parse_speculate(struct run_options *o)
+{
+    char *end;
+    long n;
+
+    if (o->speculate == NULL)
+        return STATUS_OK;
+    n = strncmp(o->speculate, "ngram:", 6) == 0 ? strtol(o->speculate + 6, &end, 10) : 0;
+    if (n < 1 || n > 16 || *end != '\0')
+        return log_fail(STATUS_INVALID, "--speculate %s: it wants ngram:K, K from 1 to 16",
+            o->speculate);
+    o->guesses = (int)n;
     return STATUS_OK;
 }
 
@@ -321,7 +312,7 @@ static void catch_signals(void)
 
 int command_run(int argc, char **argv)
 {
-    struct run_options o = {.temperature = -1, .top_p = -1, .min_p = -1, .top_k = -1};
+    struct run_options o = {0};
     struct run r = {.o = &o, .progress.terminal = isatty(STDERR_FILENO)};
     int first, status;
     enum status s = options_parse(run_rows, argc, argv, &o, &first);
@@ -330,7 +321,7 @@ int command_run(int argc, char **argv)
         usage();
         return EXIT_DONE;
     }
-    if (s != STATUS_OK || check(&o) != STATUS_OK)
+    if (s != STATUS_OK || check(&o) != STATUS_OK || parse_speculate(&o) != STATUS_OK)
         return EXIT_USAGE;
     if (!has_output())
         return EXIT_FAILED;
@@ -339,10 +330,12 @@ int command_run(int argc, char **argv)
     clock_gettime(CLOCK_MONOTONIC, &r.progress.start);
     if (status < 0) {
         tell_alone();
-        status = run(&r);
+        status = make_request(&r);
     }
-    if (r.prompt.ids != r.prompt.owned)
-        free(r.prompt.ids);
+    if (status < 0)
+        status = run(&r);
+    quern_request_free(r.request);
+    show_close(&r.progress);
     free(r.prompt.owned);
     return status;
 }

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -68,23 +69,119 @@ void show_bar(struct progress *p, float done)
     p->bar_shown = true;
 }
 
-static void write_ids(const int32_t *ids, size_t n, bool first)
+/* Choices ---------------------------------------------------------------------------------- */
+
+/* What is to be printed of an answer once those before it are, and behind its end. */
+struct choice {
+    FILE *text, *lines;
+    char *text_mem, *lines_mem;
+    size_t text_bytes, lines_bytes;
+    uint64_t ids;
+    bool ended;
+};
+
+int show_open(const struct run_options *o, struct progress *p)
 {
-    for (size_t i = 0; i < n; i++)
-        printf("%s%d", first && i == 0 ? "" : ",", ids[i]);
+    p->n_choices = o->choices > 0 ? (uint32_t)o->choices : 1;
+    p->choices = calloc(p->n_choices, sizeof(*p->choices));
+    for (uint32_t i = 0; p->choices != NULL && i < p->n_choices; i++) {
+        struct choice *c = &p->choices[i];
+
+        c->text = i > 0 ? open_memstream(&c->text_mem, &c->text_bytes) : stdout;
+        c->lines = open_memstream(&c->lines_mem, &c->lines_bytes);
+        if (c->text == NULL || c->lines == NULL)
+            return QUERN_NOMEM;
+    }
+    return p->choices != NULL ? QUERN_OK : QUERN_NOMEM;
 }
 
-/* The prompt, before the first of its continuation. */
+static void close_text(struct choice *c)
+{
+    if (c->text != NULL && c->text != stdout)
+        fclose(c->text);
+    c->text = stdout;
+}
+
+void show_close(struct progress *p)
+{
+    for (uint32_t i = 0; p->choices != NULL && i < p->n_choices; i++) {
+        struct choice *c = &p->choices[i];
+
+        close_text(c);
+        if (c->lines != NULL)
+            fclose(c->lines);
+        free(c->text_mem);
+        free(c->lines_mem);
+    }
+    free(p->choices);
+}
+
+static void write_ids(FILE *to, const int32_t *ids, size_t n, bool first)
+{
+    for (size_t i = 0; i < n; i++)
+        fprintf(to, "%s%d", first && i == 0 ? "" : ",", ids[i]);
+}
+
+static void write_logprob(FILE *to, const struct quern_logprob *l)
+{
+    if (l->id < 0)
+        fputs("null", to);
+    else
+        fprintf(to, "%.7g", (double)l->logprob);
+}
+
+/* A line a token: {"id": 1, "logprob": -0.5, "top": [[1, -0.5]]}. */
+static void write_lines(const struct run_options *o, FILE *to, const struct quern_event *e)
+{
+    size_t n_ids, bytes, each = (size_t)o->logprobs + 1;
+    const int32_t *ids = quern_event_ids(e, &n_ids);
+    const struct quern_logprob *l = quern_event_logprobs(e, &bytes);
+
+    if (!o->has_logprobs || bytes != n_ids * each * sizeof(*l))
+        return;
+    for (size_t i = 0; i < n_ids; i++, l += each) {
+        fprintf(to, "{\"id\": %d, \"logprob\": ", ids[i]);
+        write_logprob(to, l);
+        fputs(", \"top\": [", to);
+        for (size_t k = 1; k < each && l[k].id >= 0; k++) {
+            fprintf(to, "%s[%d, ", k > 1 ? ", " : "", l[k].id);
+            write_logprob(to, &l[k]);
+            fputc(']', to);
+        }
+        fputs("]}\n", to);
+    }
+}
+
+/* The prompt, before the first of its continuation: as it was typed, where it was. */
 static void begin(const struct run_options *o, const struct prompt *prompt, struct progress *p)
 {
     if (p->begun)
         return;
     p->begun = true;
     show_clear_bar(p);
-    if (o->print_ids && o->echo)
-        write_ids(prompt->ids, prompt->n_ids, true);
-    else if (!o->print_ids && prompt->text != NULL && (o->echo || isatty(STDOUT_FILENO)))
+    if (!o->print_ids && prompt->text != NULL && (o->echo || isatty(STDOUT_FILENO)))
         fwrite(prompt->text, 1, prompt->bytes, stdout);
+}
+
+static int written(void)
+{
+    return fflush(stdout) != 0 || ferror(stdout) ? -1 : 0;
+}
+
+int show_prompt(const struct run_options *o, const struct prompt *prompt, struct progress *p,
+    const struct quern_event *e)
+{
+    size_t n_ids, bytes;
+    const int32_t *ids = quern_event_ids(e, &n_ids);
+    const char *text = quern_event_text(e, &bytes);
+
+    begin(o, prompt, p);
+    if (o->print_ids)
+        write_ids(stdout, ids, n_ids, quern_event_after(e) == 0);
+    else if (prompt->text == NULL)
+        fwrite(text, 1, bytes, stdout);
+    write_lines(o, p->choices[0].lines, e);
+    return written();
 }
 
 int show_text(const struct run_options *o, const struct prompt *prompt, struct progress *p,
@@ -93,18 +190,50 @@ int show_text(const struct run_options *o, const struct prompt *prompt, struct p
     size_t n_ids, bytes;
     const int32_t *ids = quern_event_ids(e, &n_ids);
     const char *text = quern_event_text(e, &bytes);
+    struct choice *c = &p->choices[quern_event_choice(e) < p->n_choices ? quern_event_choice(e) : 0];
 
     begin(o, prompt, p);
     p->last_text_s = seconds_since(&p->start);
     if (p->ids == 0)
         p->first_text_s = p->last_text_s;
     if (o->print_ids)
-        write_ids(ids, n_ids, p->ids == 0 && !o->echo);
+        write_ids(c->text, ids, n_ids, c->ids == 0 && (c != p->choices || !o->echo));
     else
-        fwrite(text, 1, bytes, stdout);
+        fwrite(text, 1, bytes, c->text);
+    write_lines(o, c->lines, e);
+    c->ids += n_ids;
     p->ids += n_ids;
     p->bytes += o->print_ids ? n_ids : bytes;
-    return fflush(stdout) != 0 || ferror(stdout) ? -1 : 0;
+    return written();
+}
+
+/* What has been kept of the choice whose turn it is. */
+static void print_kept(struct choice *c)
+{
+    if (c->text == stdout)
+        return;
+    fflush(c->text);
+    fwrite(c->text_mem, 1, c->text_bytes, stdout);
+    close_text(c);
+}
+
+int show_done(const struct run_options *o, const struct prompt *prompt, struct progress *p,
+    const struct quern_event *e)
+{
+    begin(o, prompt, p);
+    if (quern_event_choice(e) < p->n_choices)
+        p->choices[quern_event_choice(e)].ended = true;
+    p->output_tokens += quern_event_output_tokens(e);
+    while (p->current < p->n_choices && p->choices[p->current].ended) {
+        struct choice *c = &p->choices[p->current++];
+
+        putchar('\n');
+        fflush(c->lines);
+        fwrite(c->lines_mem, 1, c->lines_bytes, stdout);
+        if (p->current < p->n_choices)
+            print_kept(&p->choices[p->current]);
+    }
+    return written();
 }
 
 int show_failed(void)
@@ -118,8 +247,8 @@ int show_failed(void)
 
 static void write_statistics(const struct progress *p, const struct quern_event *e)
 {
-    static const char *const ends[] = {
-        [QUERN_FINISH_STOP] = "end token",
+    const char *const ends[] = {
+        [QUERN_FINISH_STOP] = quern_event_stop_kind(e) == QUERN_STOP_TEXT ? "stop text" : "end token",
         [QUERN_FINISH_LENGTH] = "length",
         [QUERN_FINISH_CANCELLED] = "cancelled",
     };
@@ -127,7 +256,9 @@ static void write_statistics(const struct progress *p, const struct quern_event 
     double span = p->last_text_s - p->first_text_s;
 
     fprintf(stderr, "quern: %u prompt tokens, %u new (%s)", quern_event_prompt_tokens(e),
-        quern_event_output_tokens(e), finish < sizeof(ends) / sizeof(ends[0]) ? ends[finish] : "ended");
+        p->output_tokens, p->n_choices > 1                        ? "all choices"
+                          : finish < sizeof(ends) / sizeof(ends[0]) ? ends[finish]
+                                                                    : "ended");
     if (p->ids > 0)
         fprintf(stderr, "; first token after %.1f ms", p->first_text_s * 1e3);
     if (p->ids > 1 && span > 0)
@@ -139,12 +270,8 @@ static void write_statistics(const struct progress *p, const struct quern_event 
         log_warn("the new ids have no text: --print-ids prints them");
 }
 
-int show_end(const struct run_options *o, const struct prompt *prompt, struct progress *p,
-    const struct quern_event *e)
+int show_end(struct progress *p, const struct quern_event *e)
 {
-    begin(o, prompt, p);
-    if (putchar('\n') == EOF || fflush(stdout) != 0)
-        return show_failed();
     write_statistics(p, e);
     return run_interrupted ? EXIT_INTERRUPTED : EXIT_DONE;
 }

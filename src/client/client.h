@@ -33,7 +33,7 @@ struct quern_event {
     float progress;
     uint64_t key, seed, after;
     uint32_t choice, more, prompt_tokens, output_tokens, restarts, generation;
-    int finish, code;
+    int finish, code, stop_kind, stop;
     bool retry, server_fault;
     double first_token_s, total_s;
     const char *text; /* of TEXT, or the message of another: lent by the connection, as all below */

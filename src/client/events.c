@@ -142,7 +142,7 @@ static enum status on_tokens(struct quern *q, const struct frame_header *h, cons
         s = lend(&q->logprobs, at + ids_bytes + t.text_bytes, t.logprobs_bytes);
     if (s != STATUS_OK)
         return s;
-    q->event.kind = QUERN_EVENT_TEXT;
+    q->event.kind = h->type == FRAME_PROMPT ? QUERN_EVENT_PROMPT : QUERN_EVENT_TEXT;
     q->event.choice = t.choice;
     q->event.after = t.after;
     q->event.ids = q->ids.mem;
@@ -171,6 +171,8 @@ static enum status on_done(struct quern *q, const struct frame_header *h, const 
     q->event.restarts = d.restarts;
     q->event.first_token_s = (double)d.first_token_ns * 1e-9;
     q->event.total_s = (double)d.total_ns * 1e-9;
+    q->event.stop_kind = (int)d.stop_kind;
+    q->event.stop = d.stop;
     return STATUS_OK;
 }
 
@@ -238,6 +240,7 @@ enum status client_event(struct quern *q, const struct frame_header *h, const vo
         [FRAME_ERROR] = on_error,
         [FRAME_ACCEPTED] = on_accepted,
         [FRAME_PAUSED] = on_paused,
+        [FRAME_PROMPT] = on_tokens,
         [FRAME_STATS] = on_stats,
     };
 

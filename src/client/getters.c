@@ -27,6 +27,8 @@ GETTER(uint32_t, prompt_tokens)
 GETTER(uint32_t, choice)
 GETTER(uint64_t, after)
 GETTER(int, finish)
+GETTER(int, stop)
+GETTER(int, stop_kind)
 GETTER(uint32_t, more)
 GETTER(uint32_t, output_tokens)
 GETTER(uint32_t, restarts)
@@ -43,9 +45,14 @@ static void tell(size_t *where, size_t n)
         *where = n;
 }
 
+static bool has_text(const struct quern_event *e)
+{
+    return e->kind == QUERN_EVENT_TEXT || e->kind == QUERN_EVENT_PROMPT;
+}
+
 EXPORT const char *quern_event_text(const struct quern_event *e, size_t *bytes)
 {
-    bool is_text = event_or_none(e)->kind == QUERN_EVENT_TEXT;
+    bool is_text = has_text(event_or_none(e));
 
     tell(bytes, is_text ? e->text_bytes : 0);
     return is_text ? e->text : "";
@@ -54,7 +61,7 @@ EXPORT const char *quern_event_text(const struct quern_event *e, size_t *bytes)
 EXPORT const char *quern_event_message(const struct quern_event *e)
 {
     e = event_or_none(e);
-    return e->kind != QUERN_EVENT_TEXT && e->text != NULL ? e->text : "";
+    return !has_text(e) && e->text != NULL ? e->text : "";
 }
 
 EXPORT const int32_t *quern_event_ids(const struct quern_event *e, size_t *n)

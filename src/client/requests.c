@@ -12,7 +12,7 @@
 #include "msg/params.h"
 
 /* What is left of a frame for the prompt, when there are parameters too. */
-enum { PROMPT_MOST = FRAME_MAX_BYTES - (64 << 10) };
+enum { PROMPT_MOST = FRAME_MAX_BYTES - (64 << 10), PARAM_MOST = FRAME_MAX_BYTES - PROMPT_MOST - 1024 };
 
 EXPORT struct quern_request *quern_request_new(void)
 {
@@ -123,7 +123,7 @@ static enum status set_param(struct quern_request *r, unsigned param, const void
 
     if (s != STATUS_OK)
         return s;
-    if (bytes > FRAME_MAX_BYTES - PROMPT_MOST - 1024)
+    if (r->params_bytes + bytes > PARAM_MOST)
         return log_fail(STATUS_INVALID, "parameter %u: %zu bytes are too many", param, bytes);
     mem = realloc(r->params, r->params_bytes + sizeof(h) + bytes);
     if (mem == NULL)
@@ -212,6 +212,37 @@ EXPORT int quern_request_set_bytes(struct quern_request *r, int param, const voi
     if (r == NULL || value == NULL)
         return client_null(NULL, "quern_request_set_bytes");
     s = set_param(r, (unsigned)param, value, bytes);
+    return s == STATUS_OK ? QUERN_OK : client_failed(NULL, s);
+}
+
+EXPORT int quern_request_add_text(struct quern_request *r, int param, const char *text, size_t bytes)
+{
+    struct param_header h = {0};
+    const unsigned char *before;
+    unsigned char *list;
+    uint32_t n;
+    enum status s;
+
+    if (r == NULL || text == NULL)
+        return client_null(NULL, "quern_request_add_text");
+    if (param != PARAM_STOP && param != PARAM_BAD_WORDS)
+        return client_failed(NULL, log_fail(STATUS_UNKNOWN, "parameter %d takes no texts", param));
+    bytes = bytes == QUERN_STRLEN ? strlen(text) : bytes;
+    if (bytes > PARAM_MOST)
+        return client_failed(NULL, log_fail(STATUS_INVALID, "parameter %d: %zu bytes are too many", param,
+            bytes));
+    n = (uint32_t)bytes;
+    before = find(r, (unsigned)param, &h);
+    h.bytes = before != NULL ? h.bytes : 0;
+    list = malloc(h.bytes + sizeof(n) + n);
+    if (list == NULL)
+        return client_failed(NULL, log_fail(STATUS_NOMEM, "no memory for a parameter"));
+    if (h.bytes > 0)
+        memcpy(list, before + sizeof(h), h.bytes);
+    memcpy(list + h.bytes, &n, sizeof(n));
+    memcpy(list + h.bytes + sizeof(n), text, n);
+    s = set_param(r, (unsigned)param, list, h.bytes + sizeof(n) + n);
+    free(list);
     return s == STATUS_OK ? QUERN_OK : client_failed(NULL, s);
 }
 

@@ -21,8 +21,8 @@ static enum status take_memory(struct engine *e, const struct engine_options *o)
     if (e->eos == NULL || e->free_slots == NULL)
         return STATUS_NOMEM;
     for (int i = 0; i < STEPS_KEPT; i++) {
-        e->steps[i].outputs = calloc(limits->max_outputs, sizeof(struct sequence *));
-        if (e->steps[i].outputs == NULL)
+        e->steps[i].rows = calloc(limits->max_slots, sizeof(*e->steps[i].rows));
+        if (e->steps[i].rows == NULL)
             return STATUS_NOMEM;
     }
     return blocks_open(limits->n_blocks, limits->block_size, &e->blocks);
@@ -78,7 +78,7 @@ void engine_close(struct engine *e)
     list_free(&e->running);
     list_free(&e->ended);
     for (int i = 0; i < STEPS_KEPT; i++)
-        free(e->steps[i].outputs);
+        free(e->steps[i].rows);
     blocks_close(e->blocks);
     free(e->free_slots);
     free(e->eos);
@@ -109,7 +109,10 @@ enum status engine_add(struct engine *e, const struct engine_request *r)
     if (needed > e->limits.n_blocks || needed > e->limits.max_blocks_per_slot)
         return log_fail(STATUS_INVALID, "%u tokens need %u KV blocks, there are %u",
             r->n_ids + max_tokens, needed, e->limits.n_blocks);
-    if (sequence_new(r, max_tokens, needed, &s) != STATUS_OK)
+    if (e->n_eos + r->n_stops > END_WORDS)
+        return log_fail(STATUS_INVALID, "%u ids that end it, and %zu that the model has: %d are possible",
+            r->n_stops, e->n_eos, END_WORDS);
+    if (sequence_new(r, max_tokens, needed, e->eos, (uint32_t)e->n_eos, &s) != STATUS_OK)
         return log_fail(STATUS_NOMEM, "no memory for a prompt of %u tokens", r->n_ids);
     s->arrival = e->arrivals++;
     sequence_insert(&e->waiting, s);
@@ -119,10 +122,10 @@ enum status engine_add(struct engine *e, const struct engine_request *r)
 
 /* What came back ------------------------------------------------------------------------- */
 
-static bool is_eos(const struct engine *e, int32_t id)
+static bool is_among(const int32_t *ids, size_t n, int32_t id)
 {
-    for (size_t i = 0; i < e->n_eos; i++)
-        if (e->eos[i] == id)
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] == id)
             return true;
     return false;
 }
@@ -139,16 +142,24 @@ void engine_release(struct engine *e, struct sequence *s, bool forget)
     list_remove(&s->queue);
 }
 
-static void end_sequence(struct engine *e, struct sequence *s, enum engine_finish finish,
-    uint32_t output_tokens, uint64_t step, engine_emit *emit, void *context)
-{
-    struct engine_event event = {.id = s->id, .done = true, .finish = finish,
-        .output_tokens = output_tokens, .step = step};
+/* Where events go. */
+struct telling {
+    engine_emit *emit;
+    void *context;
+};
 
-    engine_release(e, s, finish == ENGINE_BROKEN); /* what it computed may not be finite either */
+/* e: what is known beside the sequence's own. */
+static void end_sequence(struct engine *e, struct sequence *s, struct engine_event event,
+    struct telling t)
+{
+    event.id = s->id;
+    event.choice = s->sampling.choice;
+    event.kind = ENGINE_DONE;
+    event.output_tokens = sequence_produced(s);
+    engine_release(e, s, event.finish == ENGINE_BROKEN); /* what it computed may not be finite either */
     sequence_move(s, SEQUENCE_ENDED);
     list_append(&e->ended, &s->queue);
-    emit(context, &event);
+    t.emit(t.context, &event);
 }
 
 static void note_id(struct engine *e, struct sequence *s)
@@ -157,31 +168,80 @@ static void note_id(struct engine *e, struct sequence *s)
     if (s->told_ns != 0) {
         engine_tell_time(e, ENGINE_TOKEN_TIME, s->told_ns);
     } else if (s->arrived_ns != 0) {
-        e->counts.prompt_tokens += s->n_prompt;
+        e->counts.prompt_tokens += s->sampling.choice == 0 ? s->n_prompt : 0;
         engine_tell_time(e, ENGINE_FIRST_TOKEN_TIME, s->arrived_ns);
     }
     s->told_ns = e->now_ns;
 }
 
-static void take_id(struct engine *e, struct sequence *s, int32_t id, uint64_t step,
-    engine_emit *emit, void *context)
+static void take_id(struct engine *e, struct sequence *s, int32_t id,
+    const struct token_logprob *logprobs, uint64_t step, struct telling t)
 {
-    if (s->state == SEQUENCE_ENDED)
-        return; /* the row planned before its end was noticed */
+    bool is_eos;
+
     if (id == BROKEN_ID) {
-        end_sequence(e, s, ENGINE_BROKEN, sequence_produced(s), step, emit, context);
+        end_sequence(e, s, (struct engine_event){.finish = ENGINE_BROKEN, .step = step}, t);
         return;
     }
     note_id(e, s);
     s->ids[s->n_ids++] = id;
     sequence_keep(s, e->blocks, e->limits.block_size, step);
-    if (!s->ignore_eos && is_eos(e, id)) {
-        end_sequence(e, s, ENGINE_STOP, sequence_produced(s), step, emit, context);
+    is_eos = is_among(e->eos, e->n_eos, id);
+    if ((is_eos && !s->ignore_eos) || is_among(s->stops, s->n_stops, id)) {
+        end_sequence(e, s, (struct engine_event){.finish = ENGINE_STOP, .token = id,
+            .is_eos = is_eos && !s->ignore_eos}, t);
         return;
     }
-    emit(context, &(struct engine_event){.id = s->id, .token = id});
+    t.emit(t.context, &(struct engine_event){.id = s->id, .choice = s->sampling.choice,
+        .kind = ENGINE_ID, .token = id, .logprobs = logprobs,
+        .n_logprobs = logprobs != NULL ? s->logprobs : 0});
     if (sequence_produced(s) == s->max_tokens)
-        end_sequence(e, s, ENGINE_LENGTH, sequence_produced(s), step, emit, context);
+        end_sequence(e, s, (struct engine_event){.finish = ENGINE_LENGTH}, t);
+}
+
+static void take_score(struct engine *e, struct sequence *s, uint32_t position,
+    const struct token_logprob *logprobs, uint64_t step, struct telling t)
+{
+    if (position >= s->n_prompt || logprobs == NULL)
+        return; /* produced before a restart: computed again, and told already */
+    if (logprobs->id == BROKEN_ID) {
+        end_sequence(e, s, (struct engine_event){.finish = ENGINE_BROKEN, .step = step}, t);
+        return;
+    }
+    t.emit(t.context, &(struct engine_event){.id = s->id, .choice = s->sampling.choice,
+        .kind = ENGINE_SCORED, .position = position, .logprobs = logprobs, .n_logprobs = s->score});
+}
+
+/* Wrong guesses are in the cache, and not in the sequence. */
+static void take_guesses(struct engine *e, struct sequence *s, const int32_t *ids, uint32_t n)
+{
+    uint32_t right = 0;
+
+    while (right < n && ids[right] != NO_ID)
+        right++;
+    e->counts.guessed_right += right - 1;
+    s->expected -= n - right;
+    if (s->state == SEQUENCE_DECODE)
+        s->length -= n - right;
+}
+
+static void take_row(struct engine *e, const struct planned_row *row, const int32_t *ids,
+    const struct token_logprob *logprobs, uint64_t step, struct telling t)
+{
+    struct sequence *s = row->sequence;
+
+    if (row->guessed)
+        take_guesses(e, s, ids, row->n_outputs);
+    /* An ended one had its row planned before that was noticed. */
+    for (uint32_t i = 0; i < row->n_outputs && s->state != SEQUENCE_ENDED; i++) {
+        const struct token_logprob *of_it =
+            logprobs != NULL ? logprobs + (size_t)i * (LOGPROBS_MOST + 1) : NULL;
+
+        if (i < row->n_scored)
+            take_score(e, s, row->score_from + i, of_it, step, t);
+        else if (ids[i] != NO_ID)
+            take_id(e, s, ids[i], of_it, step, t);
+    }
 }
 
 /* Frees what no step under way names any more. */
@@ -200,33 +260,37 @@ static void retire(struct engine *e)
     }
 }
 
-void engine_done(struct engine *e, uint64_t number, const int32_t *ids, engine_emit *emit,
-    void *context)
+void engine_done(struct engine *e, uint64_t number, const int32_t *ids,
+    const struct token_logprob *logprobs, engine_emit *emit, void *context)
 {
-    struct planned_step *step = &e->steps[number % STEPS_KEPT];
+    const struct planned_step *step = &e->steps[number % STEPS_KEPT];
 
-    for (uint32_t i = 0; i < step->n_outputs; i++)
-        take_id(e, step->outputs[i], ids[i], number, emit, context);
+    for (uint32_t i = 0; i < step->n_rows; i++) {
+        take_row(e, &step->rows[i], ids, logprobs, number, (struct telling){emit, context});
+        ids += step->rows[i].n_outputs;
+        if (logprobs != NULL)
+            logprobs += (size_t)step->rows[i].n_outputs * (LOGPROBS_MOST + 1);
+    }
     e->done_number = number + 1;
     retire(e);
 }
 
-static struct sequence *find(struct list_node *queue, uint64_t id)
+static void cancel_in(struct engine *e, struct list_node *queue, uint64_t id, uint32_t choice,
+    struct telling t)
 {
-    for (struct list_node *at = queue->next; at != queue; at = at->next)
-        if (LIST_OF(at, struct sequence, queue)->id == id)
-            return LIST_OF(at, struct sequence, queue);
-    return NULL;
+    for (struct list_node *at = queue->next, *after; at != queue; at = after) {
+        struct sequence *s = LIST_OF(at, struct sequence, queue);
+
+        after = at->next;
+        if (s->id == id && (choice == ENGINE_ALL_CHOICES || s->sampling.choice == choice))
+            end_sequence(e, s, (struct engine_event){.finish = ENGINE_CANCELLED}, t);
+    }
 }
 
-void engine_cancel(struct engine *e, uint64_t id, engine_emit *emit, void *context)
+void engine_cancel(struct engine *e, uint64_t id, uint32_t choice, engine_emit *emit, void *context)
 {
-    struct sequence *s = find(&e->running, id);
-
-    if (s == NULL)
-        s = find(&e->waiting, id);
-    if (s != NULL)
-        end_sequence(e, s, ENGINE_CANCELLED, sequence_produced(s), 0, emit, context);
+    cancel_in(e, &e->running, id, choice, (struct telling){emit, context});
+    cancel_in(e, &e->waiting, id, choice, (struct telling){emit, context});
     retire(e);
 }
 

@@ -22,6 +22,9 @@
  * prompt does not keep short ones waiting; while answers run, all chunks together
  * at most what the caller says, so that they do not stop them.
  *
+ * Guesses: a sequence that speculates has a row of the ids that may follow (guess.h), and is planned
+ * again when it is known which were right; others go on one step ahead beside it.
+ *
  * Prefix: full blocks that begin as others began are shared, of running
  * sequences and of ended ones (blocks.h). A sequence whose next block is being
  * computed by another waits for it.
@@ -70,13 +73,20 @@ struct engine_options {
     void *observer;          /* its context */
 };
 
+/* One answer: a request for several is several of these with one id, whose choices differ. */
 struct engine_request {
     uint64_t id;
     const int32_t *ids; /* [n_ids], copied; n_ids >= 1, n_ids < max_model_len */
-    uint32_t n_ids;
-    uint32_t max_tokens; /* >= 1; the context's end cuts it */
-    struct sampling sampling;
-    bool ignore_eos;
+    uint32_t n_ids, n_prompt; /* ids behind n_prompt were produced before: by another generation */
+    uint32_t max_tokens; /* >= 1, of new ones; the context's end cuts it */
+    struct sampling sampling; /* n_ends is the engine's */
+    const int32_t *words;     /* [n_bias + n_bad] of sampling, copied */
+    const int32_t *stops;     /* [n_stops] ids that end it beside eos, copied */
+    uint32_t n_stops;         /* at most END_WORDS, with eos */
+    bool ignore_eos;          /* `stops` count nevertheless */
+    uint32_t guesses;         /* in a step at most */
+    uint32_t score;      /* 0: no; 1 + N: the logprobs of prompt ids, with those of the N likeliest */
+    uint32_t score_from; /* from this index on, >= 1 */
     int32_t priority; /* lower goes first */
     uint64_t arrived_ns; /* by the caller's clock; 0: it goes on, and no time of it is told until its
                           * second id */
@@ -89,16 +99,28 @@ struct engine_counts {
     uint64_t prefix_asked, prefix_hit; /* tokens of prompts: to be computed, and found instead */
     uint64_t preemptions, tokens_in, tokens_out;
     uint64_t prompt_tokens; /* of prompts whose first id has come */
+    uint64_t guessed, guessed_right; /* ids */
 };
 
-/* What a finished step means to a request: an id, then at its end `done`. */
+/* What a finished step means to a request. */
+enum engine_event_kind {
+    ENGINE_ID,     /* one more of the answer */
+    ENGINE_SCORED, /* of the prompt: in the order of the ids, before the first ENGINE_ID */
+    ENGINE_DONE,   /* the choice's last */
+};
 struct engine_event {
     uint64_t id;
-    bool done;
-    int32_t token;            /* unless done */
-    enum engine_finish finish; /* if done */
-    uint32_t output_tokens;   /* if done: the end token counts */
-    uint64_t step;            /* if ENGINE_BROKEN: whose logits they were */
+    uint32_t choice;
+    enum engine_event_kind kind;
+    int32_t token;             /* ID: it; DONE: the id that ended it, with ENGINE_STOP */
+    uint32_t position;         /* SCORED: the id's index */
+    const struct token_logprob *logprobs; /* [n_logprobs] ID, SCORED: of the id, then of the likeliest.
+                                           * Valid in the call */
+    uint32_t n_logprobs;       /* 0: none were asked for */
+    enum engine_finish finish; /* DONE */
+    bool is_eos;               /* DONE with ENGINE_STOP: it is one of eos */
+    uint32_t output_tokens;    /* DONE: the end token counts */
+    uint64_t step;             /* DONE with ENGINE_BROKEN: whose logits they were */
 };
 typedef void engine_emit(void *context, const struct engine_event *event);
 
@@ -111,8 +133,9 @@ enum status engine_add(struct engine *e, const struct engine_request *request);
 /* KV blocks that such a request would take. */
 uint32_t engine_blocks_needed(const struct engine *e, uint32_t n_ids, uint32_t max_tokens);
 
-/* Unknown ids are ignored: the request has just ended. */
-void engine_cancel(struct engine *e, uint64_t id, engine_emit *emit, void *context);
+/* One choice of it, or all. Unknown ids are ignored: the request has just ended. */
+enum { ENGINE_ALL_CHOICES = UINT32_MAX };
+void engine_cancel(struct engine *e, uint64_t id, uint32_t choice, engine_emit *emit, void *context);
 
 /* What time it is in the calls that follow: the engine reads no clock. Before the first: 0. */
 void engine_clock(struct engine *e, uint64_t now_ns);
@@ -120,10 +143,11 @@ void engine_clock(struct engine *e, uint64_t now_ns);
 /* Writes the next step into `plan` (plan_max_bytes() long). AGAIN: nothing to do. */
 enum status engine_plan(struct engine *e, struct plan *plan);
 
-/* Step `number` is done with ids[n_outputs] (or BROKEN_ID, which ends the request), in the order of
- * the plan's outputs. Steps are reported in order, each once. */
-void engine_done(struct engine *e, uint64_t number, const int32_t *ids, engine_emit *emit,
-    void *context);
+/* Step `number` is done with ids[n_outputs] (or NO_ID, or BROKEN_ID, which ends the choice), in the
+ * order of the plan's outputs; logprobs [n_outputs][LOGPROBS_MOST + 1] or NULL, as the backend gives
+ * them. Steps are reported in order, each once. */
+void engine_done(struct engine *e, uint64_t number, const int32_t *ids,
+    const struct token_logprob *logprobs, engine_emit *emit, void *context);
 
 struct engine_counts engine_counts(const struct engine *e);
 

@@ -6,9 +6,15 @@
 
 enum { STEPS_KEPT = 4 };
 
+/* Whose a row's outputs are: those of scored ids first, from this index of the sequence's on. */
+struct planned_row {
+    struct sequence *sequence;
+    uint32_t n_outputs, n_scored, score_from;
+    bool guessed; /* the length is what it will be if all guesses are right */
+};
 struct planned_step {
-    uint32_t n_outputs;
-    struct sequence **outputs; /* [max_outputs] */
+    uint32_t n_rows;
+    struct planned_row *rows; /* [max_slots] */
 };
 
 struct engine {

@@ -9,13 +9,19 @@
 
 #include "engine/engine_inside.h"
 
-static void note_output(struct engine *e, struct plan *plan, struct sequence *s,
-    struct plan_row *row)
+/* What is still to come of row `row`: it is the last of the plan. */
+static void note_outputs(struct engine *e, struct plan *plan, struct sequence *s,
+    struct plan_row *row, uint32_t n_scored, uint32_t n_ids)
 {
-    row->output = OUTPUT_TOKEN;
-    row->n_outputs = 1;
-    e->steps[plan->number % STEPS_KEPT].outputs[plan->n_outputs++] = s;
-    s->expected++;
+    struct planned_row *noted = &e->steps[plan->number % STEPS_KEPT].rows[plan->n_rows - 1];
+
+    row->n_outputs = n_scored + n_ids;
+    row->output = n_ids > 0 ? OUTPUT_TOKEN : n_scored > 0 ? OUTPUT_SCORE : OUTPUT_NONE;
+    *noted = (struct planned_row){.sequence = s, .n_outputs = row->n_outputs, .n_scored = n_scored,
+        .score_from = s->score_from, .guessed = row->kind == ROW_DECODE && n_ids > 1};
+    plan->n_outputs += row->n_outputs;
+    s->expected += n_ids;
+    s->score_from += n_scored;
 }
 
 /* Of positions up to `length`. */
@@ -73,10 +79,10 @@ static void preempt(struct engine *e, struct sequence *s)
     e->counts.preemptions++;
 }
 
-/* A block for its next position. False: it had to give way itself. */
-static bool grow(struct engine *e, struct sequence *s)
+/* Blocks for its next n positions. False: it had to give way itself. */
+static bool grow(struct engine *e, struct sequence *s, uint32_t n)
 {
-    while (blocks_of(e, s->length + 1) > s->n_blocks) {
+    while (blocks_of(e, s->length + n) > s->n_blocks) {
         struct sequence *last = LIST_OF(e->running.prev, struct sequence, queue);
 
         if (block_take(e->blocks, &s->blocks[s->n_blocks])) {
@@ -91,24 +97,63 @@ static bool grow(struct engine *e, struct sequence *s)
 }
 
 /* An id that is still to come can be named, but only its own step may be ahead of it: `expected`
- * counts it, so a sequence has at most one row in a step. */
+ * counts it, so a sequence has at most one row in a step. Guesses follow what is known. */
+static bool may_answer(const struct sequence *s)
+{
+    return s->state == SEQUENCE_DECODE && s->expected < s->max_tokens &&
+           !(s->guesses > 0 && sequence_is_ahead(s));
+}
+
+/* Rows of one token that other answers may want are kept free of guesses; nor is anybody preempted
+ * for them. */
+static uint32_t guesses_for(const struct engine *e, const struct plan *plan, struct sequence *s,
+    uint32_t answers, int32_t *out)
+{
+    uint32_t most = s->guesses, left = s->max_tokens - s->expected - 1;
+    uint32_t tokens = e->limits.max_tokens - plan->n_tokens;
+    uint32_t outputs = e->limits.max_outputs - plan->n_outputs;
+    uint32_t room = (tokens < outputs ? tokens : outputs);
+    uint64_t blocks = s->n_blocks + (uint64_t)blocks_available(e->blocks);
+    uint64_t positions = blocks * e->limits.block_size - s->length;
+
+    room = room > answers ? room - answers : 0;
+    most = most < left ? most : left;
+    most = most < room ? most : room;
+    if (most >= positions)
+        most = positions > 0 ? (uint32_t)positions - 1 : 0;
+    return most > 0 ? guess_next(&s->guesser, s->ids, s->n_ids, out, most) : 0;
+}
+
+static void plan_answer(struct engine *e, struct plan *plan, struct sequence *s, uint32_t n_guesses)
+{
+    struct plan_row *row = add_row(e, plan, s, 1 + n_guesses);
+
+    row->kind = ROW_DECODE;
+    plan_tokens(plan)[row->first_token] = token_from_slot(s->slot);
+    e->counts.guessed += n_guesses;
+    note_outputs(e, plan, s, row, 0, 1 + n_guesses);
+    plan->n_decode++;
+}
+
 static void plan_answers(struct engine *e, struct plan *plan)
 {
+    uint32_t answers = e->counts.running;
+
     for (struct list_node *at = e->running.next, *after; at != &e->running; at = after) {
         struct sequence *s = LIST_OF(at, struct sequence, queue);
-        struct plan_row *row;
+        uint32_t n_guesses = 0;
 
-        if (s->state != SEQUENCE_DECODE || s->expected == s->max_tokens || !has_room(e, plan)) {
+        if (!may_answer(s) || !has_room(e, plan)) {
             after = at->next;
             continue;
         }
-        if (!grow(e, s))
+        if (s->guesses > 0)
+            n_guesses = guesses_for(e, plan, s, answers, plan_tokens(plan) + plan->n_tokens + 1);
+        answers -= answers > 1;
+        if (!grow(e, s, 1 + n_guesses))
             return; /* it was the last */
         after = at->next; /* whom grow() left */
-        row = add_row(e, plan, s, 1);
-        row->kind = ROW_DECODE;
-        plan_tokens(plan)[row->first_token] = token_from_slot(s->slot);
-        note_output(e, plan, s, row);
+        plan_answer(e, plan, s, n_guesses);
     }
 }
 
@@ -143,20 +188,33 @@ static uint32_t chunk(const struct engine *e, const struct plan *plan, const str
 
     if (others)
         room = half > block || room <= block ? half : block;
+    if (sequence_scores(s) && room > e->limits.max_outputs - plan->n_outputs)
+        room = e->limits.max_outputs - plan->n_outputs;
     return left < room ? left : room;
+}
+
+/* Ids to be scored that follow tokens of [from, to), without the one behind the last of a prompt. */
+static uint32_t scored_in(const struct sequence *s, uint32_t to)
+{
+    uint32_t last = to < s->n_ids ? to : s->n_ids - 1;
+
+    return sequence_scores(s) && last >= s->score_from ? last - s->score_from + 1 : 0;
 }
 
 /* The row's last n tokens are those of the prompt. */
 static void took_tokens(struct engine *e, struct plan *plan, struct sequence *s, struct plan_row *row,
     uint32_t n)
 {
+    bool whole = s->length == s->n_ids;
+
     memcpy(plan_tokens(plan) + plan->n_tokens - n, s->ids + s->length - n, n * sizeof(int32_t));
     e->counts.tokens_in += n;
     sequence_keep(s, e->blocks, e->limits.block_size, plan->number);
-    if (s->length < s->n_ids)
-        return;
-    sequence_move(s, SEQUENCE_DECODE);
-    note_output(e, plan, s, row);
+    note_outputs(e, plan, s, row, scored_in(s, s->length), whole);
+    if (row->output == OUTPUT_SCORE)
+        row->next_id = s->ids[s->length];
+    if (whole)
+        sequence_move(s, SEQUENCE_DECODE);
 }
 
 static void plan_chunk(struct engine *e, struct plan *plan, struct sequence *s, bool others)
@@ -266,6 +324,14 @@ static enum admission take_blocks(struct engine *e, struct plan *plan, struct se
     return ADMITTED;
 }
 
+static void plan_start(struct plan *plan, const struct sequence *s)
+{
+    plan_starts(plan)[plan->n_starts++] = (struct slot_start){.slot = s->slot, .length = s->length,
+        .n_prompt = s->n_prompt, .first_word = plan->n_words, .sampling = s->sampling};
+    for (uint32_t i = 0; i < sampling_words(&s->sampling); i++)
+        plan_words(plan)[plan->n_words++] = s->words[i];
+}
+
 static enum admission admit(struct engine *e, struct plan *plan, struct sequence *s)
 {
     enum admission a;
@@ -275,6 +341,8 @@ static enum admission admit(struct engine *e, struct plan *plan, struct sequence
         return LATER;
     if (e->counts.running > 0 && s->wanted > blocks_available(e->blocks))
         return NO_ROOM;
+    if (sampling_words(&s->sampling) > SAMPLING_WORDS - plan->n_words)
+        return NO_ROOM; /* in this plan */
     a = take_blocks(e, plan, s);
     if (a != ADMITTED)
         return a;
@@ -290,8 +358,7 @@ static enum admission admit(struct engine *e, struct plan *plan, struct sequence
     sequence_move(s, SEQUENCE_PREFILL);
     sequence_insert(&e->running, s);
     s->slot = e->free_slots[--e->n_free_slots];
-    plan_starts(plan)[plan->n_starts++] =
-        (struct slot_start){.slot = s->slot, .length = s->length, .sampling = s->sampling};
+    plan_start(plan, s);
     return ADMITTED;
 }
 
@@ -339,7 +406,7 @@ enum status engine_plan(struct engine *e, struct plan *plan)
     fill(e, plan);
     if (plan->n_rows == 0)
         return STATUS_AGAIN;
-    e->steps[plan->number % STEPS_KEPT].n_outputs = plan->n_outputs;
+    e->steps[plan->number % STEPS_KEPT].n_rows = plan->n_rows;
     e->next_number++;
     plan_pack(plan);
     return STATUS_OK;

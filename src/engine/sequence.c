@@ -6,26 +6,80 @@
 
 #include "quern/log.h"
 
-enum status sequence_new(const struct engine_request *r, uint32_t max_tokens, uint32_t blocks,
-    struct sequence **out)
+/* Its arrays in one piece. */
+struct sizes {
+    size_t hashes, blocks, guesses, ids, stops, words;
+};
+
+static struct sizes sizes_of(const struct engine_request *r, uint32_t max_tokens, uint32_t blocks,
+    uint32_t n_ends)
 {
-    size_t hashes = blocks * sizeof(uint64_t), table = blocks * sizeof(uint32_t);
-    size_t ids = ((size_t)r->n_ids + max_tokens) * sizeof(int32_t);
-    struct sequence *s = calloc(1, sizeof(*s) + hashes + table + ids);
+    return (struct sizes){
+        .hashes = blocks * sizeof(uint64_t),
+        .blocks = blocks * sizeof(uint32_t),
+        .guesses = r->guesses > 0 ? guesser_bytes(r->n_ids + max_tokens) : 0,
+        .ids = ((size_t)r->n_ids + max_tokens) * sizeof(int32_t),
+        .stops = r->n_stops * sizeof(int32_t),
+        .words = (r->sampling.n_bias + r->sampling.n_bad + n_ends) * sizeof(int32_t),
+    };
+}
+
+static struct sequence *allocate(const struct sizes *z)
+{
+    struct sequence *s = calloc(1, sizeof(*s) + z->hashes + z->blocks + z->guesses + z->ids +
+        z->stops + z->words);
+
+    if (s == NULL)
+        return NULL;
+    s->hashes = (uint64_t *)(void *)(s + 1);
+    s->blocks = (uint32_t *)(void *)((char *)s->hashes + z->hashes);
+    s->ids = (int32_t *)(void *)((char *)s->blocks + z->blocks + z->guesses);
+    s->stops = (int32_t *)(void *)((char *)s->ids + z->ids);
+    s->words = (int32_t *)(void *)((char *)s->stops + z->stops);
+    return s;
+}
+
+static void copy(int32_t *to, const int32_t *from, uint32_t n)
+{
+    if (n > 0)
+        memcpy(to, from, n * sizeof(*to));
+}
+
+enum status sequence_new(const struct engine_request *r, uint32_t max_tokens, uint32_t blocks,
+    const int32_t *eos, uint32_t n_eos, struct sequence **out)
+{
+    uint32_t n_lists = r->sampling.n_bias + r->sampling.n_bad;
+    uint32_t n_ends = r->sampling.min_tokens > 0 ? n_eos + r->n_stops : 0;
+    struct sizes z = sizes_of(r, max_tokens, blocks, n_ends);
+    struct sequence *s = allocate(&z);
 
     if (s == NULL)
         return STATUS_NOMEM;
-    s->hashes = (uint64_t *)(void *)(s + 1);
-    s->blocks = (uint32_t *)(void *)((char *)s->hashes + hashes);
-    s->ids = (int32_t *)(void *)((char *)s->blocks + table);
-    memcpy(s->ids, r->ids, (size_t)r->n_ids * sizeof(*s->ids));
+    copy(s->ids, r->ids, r->n_ids);
+    copy(s->stops, r->stops, r->n_stops);
+    copy(s->words, r->words, n_lists);
+    if (n_ends > 0) {
+        copy(s->words + n_lists, eos, n_eos);
+        copy(s->words + n_lists + n_eos, r->stops, r->n_stops);
+    }
     s->id = r->id;
     s->sampling = r->sampling;
+    s->sampling.n_ends = n_ends;
+    s->logprobs = r->sampling.logprobs;
+    if (r->score > s->sampling.logprobs)
+        s->sampling.logprobs = r->score;
     s->ignore_eos = r->ignore_eos;
     s->priority = r->priority;
     s->arrived_ns = r->arrived_ns;
-    s->n_prompt = s->n_ids = r->n_ids;
+    s->n_stops = r->n_stops;
+    s->n_prompt = r->n_prompt;
+    s->n_given = s->n_ids = r->n_ids;
     s->max_tokens = max_tokens;
+    s->score = r->score;
+    s->score_from = r->score_from;
+    s->guesses = r->guesses;
+    if (r->guesses > 0)
+        guesser_init(&s->guesser, r->n_ids + max_tokens, (char *)s->blocks + z.blocks);
     *out = s;
     return STATUS_OK;
 }
@@ -55,7 +109,12 @@ void sequence_move(struct sequence *s, enum sequence_state state)
 
 uint32_t sequence_produced(const struct sequence *s)
 {
-    return s->n_ids - s->n_prompt;
+    return s->n_ids - s->n_given;
+}
+
+bool sequence_scores(const struct sequence *s)
+{
+    return s->score > 0 && s->score_from < s->n_prompt;
 }
 
 bool sequence_is_ahead(const struct sequence *s)
@@ -94,7 +153,7 @@ void sequence_keep(struct sequence *s, struct blocks *b, uint32_t block_size, ui
 uint32_t sequence_share(struct sequence *s, struct blocks *b, uint32_t block_size, uint64_t step,
     bool *soon)
 {
-    uint32_t most = (s->n_ids - 1) / block_size;
+    uint32_t most = ((sequence_scores(s) ? s->score_from : s->n_ids) - 1) / block_size;
     struct content found;
 
     hash(s, b, block_size);

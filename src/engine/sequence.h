@@ -1,6 +1,6 @@
 /* sequence.h - one answer on its way: its ids, its blocks, where it stands.
  *
- * ids[] is what is known: the prompt, and behind it what has been produced. Positions [0, length)
+ * ids[] is what is known: what it came with, and behind it what has been produced. Positions [0, length)
  * of it are in the cache once the steps planned so far are done. A sequence that is preempted gives
  * back slot and blocks, and what it knows becomes its prompt. */
 #ifndef QUERN_ENGINE_SEQUENCE_H
@@ -12,6 +12,7 @@
 #include "base/list.h"
 #include "engine/blocks.h"
 #include "engine/engine.h"
+#include "engine/guess.h"
 
 enum sequence_state {
     SEQUENCE_WAITING,   /* for a slot and blocks */
@@ -33,9 +34,14 @@ struct sequence {
     uint64_t named_until; /* so many steps must be done before none names it */
     struct sampling sampling;
     bool ignore_eos;
-    uint32_t n_prompt, max_tokens;
+    uint32_t n_prompt; /* where the output begins */
+    uint32_t n_given, max_tokens; /* ids it came with, and how many more there may be */
     uint32_t n_ids;    /* known */
-    uint32_t expected; /* ids planned so far, of max_tokens; those known are n_ids - n_prompt */
+    uint32_t expected; /* ids planned so far, of max_tokens; those known are n_ids - n_given */
+    uint32_t logprobs; /* that its ids are told with: 0, or 1 + N */
+    uint32_t score, score_from; /* 0, or 1 + N; the first of the prompt's ids not planned yet */
+    uint32_t guesses, n_stops;
+    struct guesser guesser; /* if there may be guesses */
     uint32_t length, slot;
     uint32_t n_blocks, n_told; /* told: entries of the device's table */
     uint32_t n_hashed;
@@ -45,18 +51,24 @@ struct sequence {
     struct content kept;
     uint64_t *hashes;      /* [blocks of the whole answer] of full blocks, [n_hashed] known */
     uint32_t *blocks;      /* [blocks of the whole answer] */
-    int32_t *ids;          /* [n_prompt + max_tokens] */
+    int32_t *ids;          /* [n_given + max_tokens] */
+    int32_t *stops;        /* [n_stops] */
+    int32_t *words;        /* [sampling_words()] */
 };
 
-/* Waiting; NOMEM, not logged. blocks: of prompt and answer. */
-enum status sequence_new(const struct engine_request *request, uint32_t max_tokens,
-    uint32_t blocks, struct sequence **out);
+/* Waiting; NOMEM, not logged. blocks: of all its ids. eos: what is out before min_tokens, beside the
+ * request's own stops. */
+enum status sequence_new(const struct engine_request *request, uint32_t max_tokens, uint32_t blocks,
+    const int32_t *eos, uint32_t n_eos, struct sequence **out);
 void sequence_free(struct sequence *s);
 
 /* A move that is none in the table ends the process: it is a mistake of ours. */
 void sequence_move(struct sequence *s, enum sequence_state state);
 
 uint32_t sequence_produced(const struct sequence *s);
+
+/* Some of the prompt's ids are still to be scored. */
+bool sequence_scores(const struct sequence *s);
 
 /* An id that was planned is not known yet. */
 bool sequence_is_ahead(const struct sequence *s);

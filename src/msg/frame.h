@@ -42,6 +42,7 @@ enum frame_type {
     FRAME_ERROR = 69,    /* frame_error, a line of text */
     FRAME_ACCEPTED = 70, /* frame_accepted */
     FRAME_PAUSED = 71,   /* frame_paused, a line of text */
+    FRAME_PROMPT = 72,   /* frame_tokens, ids, text, logprobs, of the prompt */
     FRAME_STATS = 73,    /* frame_stats, a JSON object */
 };
 
@@ -119,7 +120,8 @@ struct frame_tokens {
     uint64_t after;  /* ids of this choice before these */
     uint32_t n_ids;
     uint32_t text_bytes;
-    uint32_t logprobs_bytes; /* 0 unless asked for */
+    uint32_t logprobs_bytes; /* 0 unless asked for: for each id {i32 id, f32 logprob}, its own and
+                              * then as many of the likeliest */
     uint32_t reserved;
 };
 
@@ -132,7 +134,10 @@ struct frame_done {
     uint32_t restarts; /* how often workers were started anew under it */
     uint32_t reserved;
     uint64_t first_token_ns, total_ns; /* from the request's arrival */
+    uint32_t stop_kind; /* with QUERN_FINISH_STOP: enum stop_kind */
+    int32_t stop;       /* the id, or the index of the text in PARAM_STOP */
 };
+enum stop_kind { STOP_EOS, STOP_ID, STOP_TEXT };
 
 struct frame_error {
     uint32_t fixed;

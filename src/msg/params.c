@@ -3,7 +3,9 @@
 
 #include <string.h>
 
+#include "msg/param_lists.h"
 #include "quern/log.h"
+#include "quern/plan.h"
 
 struct param {
     const char *name; /* NULL: no such key */
@@ -11,6 +13,7 @@ struct param {
     size_t at;
     double least, most; /* of all but U64 */
     bool above;         /* `least` itself is out */
+    enum status (*check)(const char *name, struct param_bytes list); /* of BYTES */
 };
 
 #define AT(field) offsetof(struct params, field)
@@ -27,6 +30,25 @@ static const struct param table[PARAM_KEYS] = {
     [PARAM_TELL_PAUSES] = {"tell_pauses", PARAM_U32, AT(tell_pauses), .least = 0, .most = 1},
     [PARAM_PRIORITY] = {"priority", PARAM_I32, AT(priority), .least = PRIORITY_LEAST,
         .most = PRIORITY_MOST},
+    [PARAM_REPETITION_PENALTY] = {"repetition_penalty", PARAM_F32, AT(repetition_penalty), .least = 0,
+        .most = 100, .above = true},
+    [PARAM_FREQUENCY_PENALTY] = {"frequency_penalty", PARAM_F32, AT(frequency_penalty), .least = -2,
+        .most = 2},
+    [PARAM_PRESENCE_PENALTY] = {"presence_penalty", PARAM_F32, AT(presence_penalty), .least = -2,
+        .most = 2},
+    [PARAM_MIN_TOKENS] = {"min_tokens", PARAM_U32, AT(min_tokens), .least = 0, .most = UINT32_MAX},
+    [PARAM_LOGIT_BIAS] = {"logit_bias", PARAM_BYTES, AT(logit_bias), .check = list_check_bias},
+    [PARAM_BAD_WORDS] = {"bad_words", PARAM_BYTES, AT(bad_words), .check = list_check_texts},
+    [PARAM_BAD_IDS] = {"bad_ids", PARAM_BYTES, AT(bad_ids), .check = list_check_runs},
+    [PARAM_STOP] = {"stop", PARAM_BYTES, AT(stop), .check = list_check_stops},
+    [PARAM_STOP_IDS] = {"stop_ids", PARAM_BYTES, AT(stop_ids), .check = list_check_stop_ids},
+    [PARAM_INCLUDE_STOP] = {"include_stop", PARAM_U32, AT(include_stop), .least = 0, .most = 1},
+    [PARAM_CHOICES] = {"choices", PARAM_U32, AT(choices), .least = 1, .most = MOST_CHOICES},
+    [PARAM_LOGPROBS] = {"logprobs", PARAM_U32, AT(logprobs), .least = 0, .most = LOGPROBS_MOST},
+    [PARAM_PROMPT_LOGPROBS] = {"prompt_logprobs", PARAM_U32, AT(prompt_logprobs), .least = 0,
+        .most = LOGPROBS_MOST},
+    [PARAM_ECHO] = {"echo", PARAM_U32, AT(echo), .least = 0, .most = 1},
+    [PARAM_SPECULATE] = {"speculate", PARAM_U32, AT(speculate), .least = 0, .most = MOST_GUESSES},
 };
 
 enum param_type params_type(unsigned key)
@@ -70,6 +92,29 @@ static enum status check_bounds(const struct param *row, const void *value)
         row->above ? "above " : "", row->least, row->most);
 }
 
+static enum status set_list(struct params *p, const struct param *row, const void *value, size_t bytes)
+{
+    struct param_bytes list = {value, (uint32_t)bytes};
+    enum status s = bytes <= UINT32_MAX ? row->check(row->name, list)
+                                        : log_fail(STATUS_INVALID, "%s: %zu bytes", row->name, bytes);
+
+    if (s == STATUS_OK)
+        memcpy((char *)p + row->at, &list, sizeof(list));
+    return s;
+}
+
+static enum status set_number(struct params *p, const struct param *row, const void *value,
+    size_t bytes)
+{
+    if (bytes != size_of(row->type))
+        return log_fail(STATUS_INVALID, "%s: a value of %zu bytes, it has %zu", row->name, bytes,
+            size_of(row->type));
+    if (check_bounds(row, value) != STATUS_OK)
+        return STATUS_INVALID;
+    memcpy((char *)p + row->at, value, bytes);
+    return STATUS_OK;
+}
+
 enum status params_set(struct params *p, enum param_key key, const void *value, size_t bytes)
 {
     const struct param *row = (unsigned)key < PARAM_KEYS ? &table[key] : NULL;
@@ -78,13 +123,9 @@ enum status params_set(struct params *p, enum param_key key, const void *value, 
     if (row == NULL || row->name == NULL)
         return log_fail(STATUS_UNKNOWN, "parameter %u: this version of quern does not have it",
             (unsigned)key);
-    if (bytes != size_of(row->type))
-        return log_fail(STATUS_INVALID, "%s: a value of %zu bytes, it has %zu", row->name, bytes,
-            size_of(row->type));
-    s = check_bounds(row, value);
+    s = row->type == PARAM_BYTES ? set_list(p, row, value, bytes) : set_number(p, row, value, bytes);
     if (s != STATUS_OK)
         return s;
-    memcpy((char *)p + row->at, value, bytes);
     if (key == PARAM_KEY && p->key == 0)
         return log_fail(STATUS_INVALID, "key 0: use another number");
     p->given |= 1ull << key;
@@ -130,11 +171,19 @@ size_t params_write(const struct params *p, void *bytes)
     for (int key = 0; key < PARAM_KEYS; key++) {
         const struct param *row = &table[key];
         struct param_header h = {.key = (uint16_t)key, .bytes = (uint32_t)size_of(row->type)};
+        const void *value = (const char *)p + row->at;
+        struct param_bytes list;
 
         if (row->name == NULL || !params_has(p, (enum param_key)key))
             continue;
+        if (row->type == PARAM_BYTES) {
+            memcpy(&list, value, sizeof(list));
+            value = list.at;
+            h.bytes = list.n;
+        }
         memcpy(at, &h, sizeof(h));
-        memcpy(at + sizeof(h), (const char *)p + row->at, h.bytes);
+        if (h.bytes > 0)
+            memcpy(at + sizeof(h), value, h.bytes);
         at += sizeof(h) + h.bytes;
     }
     return (size_t)(at - (char *)bytes);

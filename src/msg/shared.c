@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 struct layout {
-    uint64_t rendezvous, requests, tokens, request_bytes;
+    uint64_t rendezvous, requests, tokens, request_bytes, token_bytes;
 };
 
 static void nothing(struct shared *g)
@@ -45,6 +45,7 @@ static enum status carve(uint32_t tp, struct layout *l, size_t *bytes)
     l->requests = segment_carve(&c, ring_bytes(REQUEST_SLOTS, sizeof(struct request_msg)), 64);
     l->tokens = segment_carve(&c, ring_bytes(TOKEN_SLOTS, sizeof(struct token_msg)), 64);
     l->request_bytes = segment_carve(&c, ring_buffer_bytes(RING_BUFFER_BYTES), 64);
+    l->token_bytes = segment_carve(&c, ring_buffer_bytes(RING_BUFFER_BYTES), 64);
     return segment_carved(&c, bytes);
 }
 
@@ -63,6 +64,8 @@ static enum status init_all(struct shared *g, const struct layout *l)
         s = ring_init(at(g, l->tokens), TOKEN_SLOTS, sizeof(struct token_msg), g->generation);
     if (s == STATUS_OK)
         s = ring_buffer_init(at(g, l->request_bytes), RING_BUFFER_BYTES, g->generation);
+    if (s == STATUS_OK)
+        s = ring_buffer_init(at(g, l->token_bytes), RING_BUFFER_BYTES, g->generation);
     return s;
 }
 
@@ -95,6 +98,8 @@ static enum status attach_all(struct shared *g, const struct layout *l)
         s = shared_ring(&g->segment, l->tokens, g->generation, &g->tokens);
     if (s == STATUS_OK)
         s = shared_ring_buffer(&g->segment, l->request_bytes, g->generation, &g->request_bytes);
+    if (s == STATUS_OK)
+        s = shared_ring_buffer(&g->segment, l->token_bytes, g->generation, &g->token_bytes);
     return s;
 }
 

@@ -1,8 +1,8 @@
 /* shared.h - the memory and messages that a supervisor and its ranks share.
  *
  * One segment (a sealed memfd) per generation of the ranks, made by the
- * supervisor: a control page, the request ring with its bytes, the token ring,
- * and everybody's doorbells. The plan ring and the symmetric heap depend on the
+ * supervisor: a control page, the request ring and the token ring, each with its
+ * bytes, and everybody's doorbells. The plan ring and the symmetric heap depend on the
  * model, which the supervisor never reads: they lie in a second memfd, sized
  * and sealed by rank 0 before the first rendezvous (worker/). Options are in a
  * page of their own that nobody can write to (config_page.h).
@@ -65,20 +65,36 @@ enum request_kind {
     REQUEST_STOP, /* all of it, in good order */
 };
 enum request_flag { REQUEST_IGNORE_EOS = 1 };
+enum { ALL_CHOICES = UINT32_MAX };
 struct request_msg {
     uint32_t generation;
     uint16_t kind, flags;
     uint64_t id;
-    uint32_t n_ids, max_tokens;
-    uint32_t n_prompt;        /* of the ids; the rest was produced before a restart */
+    uint32_t choice;     /* CANCEL: it, or ALL_CHOICES */
+    uint32_t n_prompt;   /* ids */
+    uint32_t n_answers;  /* wanted: choices that have not ended */
+    uint32_t n_stops;    /* ids that end an answer */
+    uint32_t max_tokens; /* of each answer, with what it has already */
+    uint32_t guesses;    /* in a step */
+    uint32_t score, score_from; /* as in struct engine_request, of choice 0 */
+    /* int32 words, released up to `end` once read: the prompt; for each answer its choice, how many
+     * ids it has already (produced before a restart), and these; sampling's n_bias and n_bad words;
+     * the stops. */
+    uint32_t n_words;
     int32_t priority;
-    uint64_t arrived_ns;      /* at the server, CLOCK_MONOTONIC; 0: it has ids already */
-    uint64_t ids_at, ids_end; /* bytes: int32 ids; released up to ids_end once read */
-    struct sampling sampling;
+    uint64_t at, end;
+    uint64_t arrived_ns; /* at the server, by the machine's monotonic clock; 0: it goes on after it
+                          * stood still, and how long that took is nothing to measure */
+    struct sampling sampling; /* choice and n_ends unused */
 };
 
-/* Rank 0 to supervisor. */
-enum token_kind { TOKEN_ID, TOKEN_DONE, TOKEN_ERROR };
+/* Rank 0 to supervisor, about one choice of a request. */
+enum token_kind {
+    TOKEN_ID,     /* with logprobs, if asked for: token_logprob, the id's and then the likeliest's */
+    TOKEN_SCORED, /* the same of prompt ids */
+    TOKEN_DONE,
+    TOKEN_ERROR,  /* of all choices */
+};
 enum token_error {
     TOKEN_ERROR_NO_MEMORY,
     TOKEN_ERROR_TOO_LARGE, /* detail: KV blocks needed, there are */
@@ -86,13 +102,17 @@ enum token_error {
 };
 struct token_msg {
     uint32_t generation;
-    uint16_t kind, finish; /* enum quern_finish with TOKEN_DONE */
+    uint16_t kind, finish;  /* enum quern_finish with TOKEN_DONE */
     uint64_t id;
-    int32_t token;
+    uint32_t choice;
+    int32_t token;          /* ID; DONE with QUERN_FINISH_STOP: the id that ended it */
+    uint32_t is_eos;        /* ... and whether the model says so, and not the request */
+    uint32_t position;      /* SCORED: index of the id in the prompt */
     uint32_t output_tokens; /* with TOKEN_DONE: the end token counts */
     uint32_t error;         /* with TOKEN_ERROR: enum token_error */
-    uint32_t reserved;
     uint64_t detail[2];
+    uint64_t at, end;       /* of `bytes` in token_bytes, if there are any */
+    uint32_t bytes, reserved;
 };
 
 /* The shared memory as one process sees it: its ends of everything. */
@@ -103,7 +123,7 @@ struct shared {
     uint32_t generation;
     struct rendezvous rendezvous;
     struct ring requests, tokens;
-    struct ring_buffer request_bytes;
+    struct ring_buffer request_bytes, token_bytes;
     struct doorbell supervisor_bell, rank_bells[MAX_RANKS];
     struct doorbell leader_room; /* rank 0 waits for room in the token or the plan ring: a second
                                   * word on the eventfd of rank_bells[0] (doorbell.h) */

@@ -16,7 +16,7 @@ enum {
 };
 
 /* Supervisor to text worker, and back. */
-enum text_kind { TEXT_ENCODE, TEXT_CHAT };
+enum text_kind { TEXT_ENCODE, TEXT_CHAT, TEXT_NONE /* bad words alone */ };
 /* What a reply is, and whose its payload. */
 enum text_answer {
     TEXT_IDS,         /* int32 ids */
@@ -30,8 +30,11 @@ struct text_msg {
     uint32_t kind; /* a reply repeats it */
     uint64_t id;
     uint64_t at, end;   /* bytes */
-    uint32_t bytes;     /* of the text, the error line or the int32 ids */
+    uint32_t bytes;     /* of the text and the bad words, the error line or the int32 ids */
     uint32_t answer;    /* reply: enum text_answer */
+    uint32_t words;     /* of the bytes, the last so many are bad words, as in PARAM_BAD_WORDS; reply:
+                         * of the ids, the last so many are runs of them, a count before each */
+    uint32_t reserved;
 };
 
 struct text_control {

@@ -7,6 +7,7 @@
  * in tokens[] one after another, without gap or overlap. */
 #include "quern/plan.h"
 
+#include <math.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -20,17 +21,19 @@ enum {
 
 /* Where the arrays of a plan with these counts begin; bytes is the end of all. */
 struct layout {
-    uint64_t starts, changes, rows, tokens, bytes;
+    uint64_t starts, changes, rows, tokens, words, bytes;
 };
 
-static struct layout layout_of(uint64_t starts, uint64_t changes, uint64_t rows, uint64_t tokens)
+static struct layout layout_of(uint64_t starts, uint64_t changes, uint64_t rows, uint64_t tokens,
+    uint64_t words)
 {
     struct layout l = {.starts = sizeof(struct plan)};
 
     l.changes = l.starts + starts * sizeof(struct slot_start);
     l.rows = l.changes + changes * sizeof(struct block_change);
     l.tokens = l.rows + rows * sizeof(struct plan_row);
-    l.bytes = (l.tokens + tokens * sizeof(int32_t) + 7) & ~UINT64_C(7);
+    l.words = l.tokens + tokens * sizeof(int32_t);
+    l.bytes = (l.words + words * sizeof(int32_t) + 7) & ~UINT64_C(7);
     return l;
 }
 
@@ -44,7 +47,7 @@ uint64_t plan_max_changes(const struct plan_limits *limits)
 static struct layout largest(const struct plan_limits *limits)
 {
     return layout_of(limits->max_slots, plan_max_changes(limits), limits->max_slots,
-        limits->max_tokens);
+        limits->max_tokens, SAMPLING_WORDS);
 }
 
 size_t plan_max_bytes(const struct plan_limits *limits)
@@ -70,21 +73,24 @@ void plan_begin(struct plan *mem, const struct plan_limits *limits, uint32_t gen
         .changes_at = (uint32_t)l.changes,
         .rows_at = (uint32_t)l.rows,
         .tokens_at = (uint32_t)l.tokens,
+        .words_at = (uint32_t)l.words,
     };
 }
 
 void plan_pack(struct plan *p)
 {
-    struct layout l = layout_of(p->n_starts, p->n_changes, p->n_rows, p->n_tokens);
+    struct layout l = layout_of(p->n_starts, p->n_changes, p->n_rows, p->n_tokens, p->n_words);
     char *base = (char *)p;
 
     /* Ascending: each array moves down, over gaps and over what has moved already. */
     memmove(base + l.changes, base + p->changes_at, p->n_changes * sizeof(struct block_change));
     memmove(base + l.rows, base + p->rows_at, p->n_rows * sizeof(struct plan_row));
     memmove(base + l.tokens, base + p->tokens_at, p->n_tokens * sizeof(int32_t));
+    memmove(base + l.words, base + p->words_at, p->n_words * sizeof(int32_t));
     p->changes_at = (uint32_t)l.changes;
     p->rows_at = (uint32_t)l.rows;
     p->tokens_at = (uint32_t)l.tokens;
+    p->words_at = (uint32_t)l.words;
     p->bytes = (uint32_t)l.bytes;
 }
 
@@ -131,7 +137,7 @@ static enum status check_header(const struct plan *p, size_t bytes,
     if ((p->flags & ~(uint32_t)PLAN_STOP) != 0)
         return REFUSE("unknown flags 0x%x", p->flags);
     if ((p->flags & PLAN_STOP) != 0 && (p->n_starts | p->n_changes | p->n_rows | p->n_tokens |
-        p->n_outputs) != 0)
+        p->n_outputs | p->n_decode | p->n_words) != 0)
         return REFUSE("a stop carries work");
     if (p->n_outputs > limits->max_outputs)
         return REFUSE("%u outputs, at most %u are allowed", p->n_outputs, limits->max_outputs);
@@ -149,15 +155,69 @@ static enum status check_arrays(const struct plan *p, const struct plan_limits *
         (s = check_array(p, "rows", p->rows_at, p->n_rows, sizeof(struct plan_row), ENTRY_ALIGN,
              limits->max_slots)) != STATUS_OK)
         return s;
-    return check_array(p, "tokens", p->tokens_at, p->n_tokens, sizeof(int32_t), ENTRY_ALIGN,
-        limits->max_tokens);
+    if ((s = check_array(p, "tokens", p->tokens_at, p->n_tokens, sizeof(int32_t), ENTRY_ALIGN,
+             limits->max_tokens)) != STATUS_OK)
+        return s;
+    return check_array(p, "words", p->words_at, p->n_words, sizeof(int32_t), ENTRY_ALIGN,
+        SAMPLING_WORDS);
 }
 
 /* Written so that a NaN fails. */
 static bool sampling_valid(const struct sampling *s)
 {
     return s->temperature >= 0 && s->temperature <= 1e6f && s->top_p >= 0 && s->top_p <= 1 &&
-           s->min_p >= 0 && s->min_p <= 1;
+           s->min_p >= 0 && s->min_p <= 1 && s->repetition >= 0 && s->repetition <= 1e6f &&
+           fabsf(s->frequency) <= 1e6f && fabsf(s->presence) <= 1e6f &&
+           s->logprobs <= LOGPROBS_MOST + 1 && s->n_bias <= BIAS_WORDS && s->n_bias % 2 == 0 &&
+           s->n_bad <= BAD_WORDS && s->n_ends <= END_WORDS;
+}
+
+static bool ids_valid(const int32_t *ids, uint32_t n, uint32_t step, uint32_t vocab)
+{
+    for (uint32_t i = 0; i < n; i += step)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= vocab)
+            return false;
+    return true;
+}
+
+/* Runs of ids, a count before each. */
+static bool runs_valid(const int32_t *words, uint32_t n, uint32_t vocab)
+{
+    for (uint32_t i = 0, count; i < n; i += 1 + count) {
+        count = (uint32_t)words[i];
+        if (count == 0 || count > n - i - 1 || !ids_valid(words + i + 1, count, 1, vocab))
+            return false;
+    }
+    return true;
+}
+
+/* A bias that is not finite would make logits that are not. */
+static bool biases_valid(const int32_t *words, uint32_t n)
+{
+    for (uint32_t i = 1; i < n; i += 2) {
+        float bias;
+
+        memcpy(&bias, &words[i], sizeof(bias));
+        if (!(fabsf(bias) <= 1e6f))
+            return false;
+    }
+    return true;
+}
+
+static enum status check_words(const struct plan *p, const struct slot_start *start,
+    const struct plan_limits *limits)
+{
+    const struct sampling *s = &start->sampling;
+    const int32_t *bias = plan_words(p) + start->first_word, *bad = bias + s->n_bias;
+
+    if (start->first_word > p->n_words || sampling_words(s) > p->n_words - start->first_word)
+        return REFUSE("slot %u has %u words from %u on, there are %u", start->slot,
+            sampling_words(s), start->first_word, p->n_words);
+    if (!ids_valid(bias, s->n_bias, 2, limits->vocab) || !biases_valid(bias, s->n_bias) ||
+        !runs_valid(bad, s->n_bad, limits->vocab) ||
+        !ids_valid(bad + s->n_bad, s->n_ends, 1, limits->vocab))
+        return REFUSE("slot %u has words that are no lists of ids", start->slot);
+    return STATUS_OK;
 }
 
 static enum status check_starts(const struct plan *p, const struct plan_limits *limits)
@@ -175,6 +235,8 @@ static enum status check_starts(const struct plan *p, const struct plan_limits *
                 start[i].length, limits->max_blocks_per_slot, limits->block_size);
         if (!sampling_valid(&start[i].sampling))
             return REFUSE("slot %u has sampling parameters out of range", start[i].slot);
+        if (check_words(p, &start[i], limits) != STATUS_OK)
+            return STATUS_INVALID;
     }
     return STATUS_OK;
 }
@@ -200,10 +262,15 @@ static enum status check_changes(const struct plan *p, const struct plan_limits 
 
 static bool outputs_valid(const struct plan_row *row)
 {
+    bool some = row->n_outputs >= 1 && row->n_outputs <= row->n_tokens;
+
+    if (row->kind == ROW_DECODE)
+        return row->output == OUTPUT_TOKEN && row->n_outputs == row->n_tokens;
     switch (row->output) {
     case OUTPUT_NONE: return row->n_outputs == 0;
-    case OUTPUT_TOKEN: return row->n_outputs == 1;
-    case OUTPUT_LOGITS: return row->n_outputs >= 1 && row->n_outputs <= row->n_tokens;
+    case OUTPUT_TOKEN:
+    case OUTPUT_LOGITS:
+    case OUTPUT_SCORE: return some;
     default: return false;
     }
 }
@@ -216,6 +283,9 @@ static enum status check_row(const struct plan_row *row, uint32_t i,
     if (row->kind > ROW_DECODE || !outputs_valid(row))
         return REFUSE("row %u has kind %u, output %u, %u outputs of %u tokens", i, row->kind,
             row->output, row->n_outputs, row->n_tokens);
+    if (row->output == OUTPUT_SCORE ? row->next_id < 0 || (uint32_t)row->next_id >= limits->vocab
+                                    : row->next_id != 0)
+        return REFUSE("row %u is followed by id %d", i, row->next_id);
     if (row->adapter != 0 || row->mask != 0 || row->dp_section != 0 || row->reserved != 0)
         return REFUSE("row %u wants an adapter, a mask or a section, and there are none", i);
     return STATUS_OK;
@@ -227,6 +297,8 @@ static enum status check_rows(const struct plan *p, const struct plan_limits *li
     struct slot_set seen = {0};
     uint32_t tokens = 0, outputs = 0;
 
+    if (p->n_decode > p->n_rows)
+        return REFUSE("%u rows decode, there are %u", p->n_decode, p->n_rows);
     for (uint32_t i = 0; i < p->n_rows; i++) {
         enum status s = check_row(&row[i], i, limits);
 
@@ -234,10 +306,15 @@ static enum status check_rows(const struct plan *p, const struct plan_limits *li
             return s;
         if (!slot_add(&seen, row[i].slot))
             return REFUSE("slot %u has two rows", row[i].slot);
+        if ((row[i].kind == ROW_DECODE) != (i < p->n_decode))
+            return REFUSE("row %u is of kind %u, the first %u decode", i, row[i].kind, p->n_decode);
         if (row[i].first_token != tokens || row[i].n_tokens == 0 ||
             row[i].n_tokens > p->n_tokens - tokens)
             return REFUSE("row %u has %u tokens from %u on, %u of %u are taken", i,
                 row[i].n_tokens, row[i].first_token, tokens, p->n_tokens);
+        for (uint32_t t = 1; t < row[i].n_tokens; t++)
+            if (plan_tokens(p)[tokens + t] < 0)
+                return REFUSE("token %u of row %u is a slot's last id, only its first may be", t, i);
         tokens += row[i].n_tokens;
         outputs += row[i].n_outputs;
     }

@@ -129,7 +129,7 @@ enum status request_place(struct supervisor *sv, struct client *c, struct reques
 
 static size_t kept_bytes_of(const struct request *r)
 {
-    return sizeof(*r) + ((size_t)r->n_ids + r->produced_room) * sizeof(int32_t);
+    return sizeof(*r) + ((size_t)r->n_ids + r->n_bad_ids) * sizeof(int32_t) + answers_bytes(r);
 }
 
 void request_unkeep(struct request *r)
@@ -175,8 +175,10 @@ void request_free(struct supervisor *sv, struct request *r)
     request_count(sv, r, -1);
     sv->prompt_bytes -= r->prompt_bytes;
     bytes_free(&r->data);
+    answers_free(r);
+    free(r->params_mem);
+    free(r->bad_ids);
     free(r->ids);
-    free(r->produced);
     free(r->line);
     free(r);
 }
@@ -204,7 +206,6 @@ void request_withdraw(struct request *r)
 
 void request_park(struct request *r)
 {
-    r->client->sv->n_running--;
     r->parking = false;
     list_remove(&r->withdrawn);
     request_move(r, REQUEST_PARKED);
@@ -215,8 +216,7 @@ void request_end(struct request *r)
 {
     struct supervisor *sv = r->client->sv;
 
-    if (r->state == REQUEST_RUNNING)
-        sv->n_running--;
+    answers_count(r, -(int)r->n_running);
     take_from_queue(r);
     list_remove(&r->withdrawn);
     bytes_free(&r->data);
@@ -233,10 +233,11 @@ void request_end(struct request *r)
         request_has_news(r);
 }
 
-void request_finish(struct request *r, enum quern_finish finish, uint32_t output_tokens)
+void request_finish(struct request *r, enum quern_finish finish)
 {
-    r->finish = finish;
-    r->output_tokens = output_tokens;
+    for (uint32_t i = 0; i < r->n_answers; i++)
+        if (!r->answers[i].ended)
+            answer_end(r, &r->answers[i], finish, r->answers[i].n_ids);
     request_end(r);
 }
 
@@ -256,7 +257,7 @@ void request_stop(struct request *r)
     if (r->state == REQUEST_RUNNING)
         request_withdraw(r);
     else if (r->state != REQUEST_ENCODING)
-        request_finish(r, QUERN_FINISH_CANCELLED, r->n_produced);
+        request_finish(r, QUERN_FINISH_CANCELLED);
 }
 
 void requests_fail_all(struct supervisor *sv, enum quern_code code, const char *line)

@@ -77,7 +77,7 @@ static void take_back_prompts(struct supervisor *sv)
         list_remove(&r->encoding);
         request_move(r, REQUEST_NEW);
         if (r->cancelled)
-            request_finish(r, QUERN_FINISH_CANCELLED, 0);
+            request_finish(r, QUERN_FINISH_CANCELLED);
         else if (r->encodings >= MOST_ENCODINGS)
             request_fail(r, QUERN_CODE_INTERNAL, "the text worker died of this prompt twice");
         else
@@ -155,18 +155,17 @@ void ranks_fail(struct supervisor *sv, const char *line)
 
 /* Prompt and what was produced become the prompt; an answer that was whole but for its end is
  * ended here, as rank 0 would have done. */
-static void take_back(struct supervisor *sv, struct request *r)
+static void take_back(struct request *r)
 {
     r->restarts++;
     r->parking = false;
     list_remove(&r->withdrawn);
-    sv->n_running--;
+    answers_take_back(r);
     request_move(r, REQUEST_QUEUED);
-    if (r->cancelled)
-        request_finish(r, QUERN_FINISH_CANCELLED, r->n_produced);
-    else if (r->n_produced >= r->params.max_tokens ||
-             r->n_ids + r->n_produced >= sv->facts.max_model_len)
-        request_finish(r, QUERN_FINISH_LENGTH, r->n_produced);
+    if (r->code != QUERN_CODE_NONE || answers_ended(r))
+        request_end(r);
+    else if (r->cancelled)
+        request_finish(r, QUERN_FINISH_CANCELLED);
     else
         request_queue(r, true);
 }
@@ -186,7 +185,7 @@ static void take_back_running(struct supervisor *sv)
                 youngest = r;
         }
         if (youngest != NULL)
-            take_back(sv, youngest);
+            take_back(youngest);
     } while (youngest != NULL); /* as many rounds as rank 0 takes at once */
 }
 

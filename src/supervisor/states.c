@@ -70,8 +70,6 @@ void child_move(struct child *c, enum child_state to)
 void request_count(struct supervisor *sv, const struct request *r, int more)
 {
     sv->n_in_state[r->state] += (uint32_t)more;
-    if (r->state == REQUEST_RUNNING)
-        sv->n_running_at[r->params.priority - PRIORITY_LEAST] += (uint32_t)more;
 }
 
 void request_move(struct request *r, enum request_state to)

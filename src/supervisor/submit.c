@@ -48,10 +48,35 @@ static void complete_params(struct params *p)
         p->key = random_u64();
 }
 
+static enum status copy_params(struct request *r, const void *params, size_t bytes)
+{
+    r->params_mem = malloc(bytes + 1);
+    if (r->params_mem == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for %zu bytes of parameters", bytes);
+    memcpy(r->params_mem, params, bytes);
+    return params_read(r->params_mem, bytes, &r->params);
+}
+
+static enum status copy_ids(struct request *r, const void *ids, size_t bytes)
+{
+    r->n_ids = (uint32_t)(bytes / sizeof(int32_t));
+    r->ids = malloc(bytes);
+    if (r->ids == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for %u token ids", r->n_ids);
+    memcpy(r->ids, ids, bytes);
+    return STATUS_OK;
+}
+
+/* They count as prompts do. */
+static size_t lists_bytes(const struct params *p)
+{
+    return (size_t)p->logit_bias.n + p->bad_words.n + p->bad_ids.n + p->stop.n + p->stop_ids.n;
+}
+
 static enum status fill(struct request *r, const struct frame_submit *f, const void *params,
     const void *prompt)
 {
-    enum status s = params_read(params, f->params_bytes, &r->params);
+    enum status s = copy_params(r, params, f->params_bytes);
 
     if (s != STATUS_OK)
         return s;
@@ -59,19 +84,25 @@ static enum status fill(struct request *r, const struct frame_submit *f, const v
     r->key = r->params.key;
     r->task = (enum submit_task)f->task;
     r->prompt = (enum prompt_kind)f->prompt;
-    r->prompt_bytes = f->prompt_bytes;
+    r->prompt_bytes = f->prompt_bytes + lists_bytes(&r->params);
     r->arrived_ns = spin_now_ns();
-    if (r->prompt != PROMPT_IDS) {
-        r->state = REQUEST_NEW;
-        return bytes_add(&r->data, prompt, f->prompt_bytes);
-    }
-    r->state = REQUEST_QUEUED;
-    r->n_ids = f->prompt_bytes / (uint32_t)sizeof(int32_t);
-    r->ids = malloc(f->prompt_bytes);
-    if (r->ids == NULL)
-        return log_fail(STATUS_NOMEM, "no memory for %u token ids", r->n_ids);
-    memcpy(r->ids, prompt, f->prompt_bytes);
-    return STATUS_OK;
+    r->n_scored = 1; /* the prompt's first id follows nothing */
+    s = answers_open(r);
+    if (s != STATUS_OK)
+        return s;
+    r->state = r->prompt != PROMPT_IDS || r->params.bad_words.n > 0 ? REQUEST_NEW : REQUEST_QUEUED;
+    if (r->prompt == PROMPT_IDS)
+        return copy_ids(r, prompt, f->prompt_bytes);
+    return bytes_add(&r->data, prompt, f->prompt_bytes);
+}
+
+static void discard(struct request *r)
+{
+    answers_free(r);
+    bytes_free(&r->data);
+    free(r->params_mem);
+    free(r->ids);
+    free(r);
 }
 
 static enum status add(struct client *c, uint64_t number, const struct frame_submit *f,
@@ -93,9 +124,7 @@ static enum status add(struct client *c, uint64_t number, const struct frame_sub
     if (s == STATUS_OK)
         s = request_place(c->sv, c, r, code);
     if (s != STATUS_OK) {
-        bytes_free(&r->data);
-        free(r->ids);
-        free(r);
+        discard(r);
         return s;
     }
     if (r->state == REQUEST_QUEUED)
@@ -159,9 +188,9 @@ static enum status check_resume(struct client *c, const struct frame_resume *f, 
         return log_fail(STATUS_INVALID, "there is no request with the key %#llx, or no longer: submit "
             "it again", (unsigned long long)f->key);
     *code = QUERN_CODE_BAD_REQUEST;
-    if (f->after > r->n_produced)
+    if (f->after > r->answers[0].n_ids)
         return log_fail(STATUS_INVALID, "after %llu: the answer has %u ids so far",
-            (unsigned long long)f->after, r->n_produced);
+            (unsigned long long)f->after, r->answers[0].n_ids);
     *code = QUERN_CODE_QUOTA;
     if (c->n_requests >= MOST_REQUESTS_EACH)
         return log_fail(STATUS_NOMEM, "this connection has %u requests under way, a connection may "
@@ -185,7 +214,7 @@ static enum status take_over(struct client *c, uint64_t number, struct request *
         client_error(before, old, QUERN_CODE_TAKEN_OVER, "another connection has resumed this request");
     request_skip(r, after);
     r->accepted = false;
-    if (r->ids != NULL || r->state == REQUEST_ENDED)
+    if (r->state >= REQUEST_QUEUED)
         request_accept(r);
     request_has_news(r);
     return STATUS_OK;

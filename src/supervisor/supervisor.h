@@ -30,10 +30,12 @@
 #include "ipc/loop.h"
 #include "ipc/proc.h"
 #include "msg/frame.h"
+#include "msg/param_lists.h"
 #include "msg/params.h"
 #include "msg/shared.h"
 #include "msg/text_shared.h"
 #include "quern.h"
+#include "text/stop_text.h"
 #include "text/stream_decode.h"
 #include "text/vocab_table.h"
 
@@ -100,6 +102,25 @@ enum request_state {
     REQUEST_STATES,
 };
 
+/* One of the answers to a request. Its text is made twice: of all ids that are known, where stop texts
+ * have to be found, and of those that the client was told. */
+enum answer_view { ANSWER_KNOWN, ANSWER_TOLD, ANSWER_VIEWS };
+struct answer {
+    int32_t *ids;                /* [n_ids] produced */
+    struct token_logprob *logprobs; /* [n_ids, request_logprobs()] */
+    uint32_t n_ids, room, n_sent;
+    uint32_t n_before;           /* produced before rank 0 took it over the last time */
+    struct stream_decoder decoders[ANSWER_VIEWS];
+    struct stop_scan *scans;     /* [ANSWER_VIEWS]; NULL: there are no stop texts */
+    bool running;                /* at rank 0 */
+    bool stopped, withdrawn;     /* a stop text came: rank 0 is to let go of it; was told so */
+    bool ended, told;            /* told: its DONE was sent */
+    enum quern_finish finish;    /* ended: */
+    enum stop_kind stop_kind;
+    int32_t stop;                /* STOP_ID: it; STOP_TEXT: its index */
+    uint32_t output_tokens;
+};
+
 /* The journal's entry. */
 struct request {
     struct client *client;       /* whose it is; sv->nobody: it hung up */
@@ -113,7 +134,8 @@ struct request {
     enum request_state state;
     enum submit_task task;
     enum prompt_kind prompt;
-    struct params params;
+    struct params params;        /* its lists lie in: */
+    void *params_mem;
     bool cancelled;              /* the client does not want it any more */
     bool parking;                /* rank 0 shall let go of it */
     bool accepted, pause_told;
@@ -123,12 +145,15 @@ struct request {
     size_t prompt_bytes;         /* as it came: what it counts in the limits */
     int32_t *ids;                /* [n_ids] the prompt */
     uint32_t n_ids;
-    int32_t *produced;           /* [n_produced] */
-    uint32_t n_produced, produced_room, n_sent;
-    uint32_t n_before;           /* produced before rank 0 took it over the last time */
-    struct stream_decoder decoder; /* has seen produced[0, n_sent) */
-    enum quern_finish finish;    /* ended, without an error: */
-    uint32_t output_tokens;
+    int32_t *bad_ids;            /* [n_bad_ids] runs of the bad words, a count before each */
+    uint32_t n_bad_ids;
+    struct token_logprob *scores; /* [n_scored, request_scores()] of the prompt's ids; the first is
+                                   * nobody's */
+    uint32_t n_scored, n_prompt_sent;
+    struct stream_decoder prompt_decoder; /* has seen ids[0, n_prompt_sent) */
+    struct stop_texts *stops;
+    struct answer *answers;      /* [n_answers] */
+    uint32_t n_answers, n_running;
     enum quern_code code;        /* ended with an error: */
     char *line;
     uint64_t arrived_ns, first_ns, ended_ns, keep_until_ns;
@@ -336,9 +361,10 @@ void request_free(struct supervisor *sv, struct request *r);
 struct request *request_find(struct supervisor *sv, uint64_t id);
 /* Changes hands; its number there is `number`. */
 enum status request_give(struct request *r, struct client *to, uint64_t number);
-void request_finish(struct request *r, enum quern_finish finish, uint32_t output_tokens);
+/* All answers that have not ended. */
+void request_finish(struct request *r, enum quern_finish finish);
 void request_fail(struct request *r, enum quern_code code, const char *line);
-/* With the finish, or code and line, that it has already. */
+/* With its answers' ends, or the code and line that it has already. */
 void request_end(struct request *r);
 /* The client does not want it any more. */
 void request_stop(struct request *r);
@@ -368,6 +394,42 @@ void request_unqueue(struct request *r);
 struct request *turn_first(struct supervisor *sv, enum waits_for what);
 /* That one has had its client's turn. */
 void turn_taken(struct request *r);
+/* answers.c */
+/* Of each id, and of each of the prompt's: what it is told with. 0: nothing is. */
+static inline uint32_t request_logprobs(const struct request *r)
+{
+    return params_has(&r->params, PARAM_LOGPROBS) ? 1 + r->params.logprobs : 0;
+}
+static inline uint32_t request_scores(const struct request *r)
+{
+    return params_has(&r->params, PARAM_PROMPT_LOGPROBS) ? 1 + r->params.prompt_logprobs : 0;
+}
+/* r->params is there. NOMEM (logged): answers_free() is needed nevertheless. */
+enum status answers_open(struct request *r);
+void answers_free(struct request *r);
+size_t answers_bytes(const struct request *r);
+bool answers_ended(const struct request *r);
+/* So many more of them are at rank 0. */
+void answers_count(struct request *r, int more);
+/* What rank 0 tells of one. logprobs: request_logprobs() of them, or request_scores(). */
+void answer_take_id(struct request *r, struct answer *a, int32_t id,
+    const struct token_logprob *logprobs);
+void answer_take_score(struct request *r, uint32_t position, const struct token_logprob *logprobs);
+void answer_take_done(struct request *r, struct answer *a, const struct token_msg *m);
+void answer_take_broken(struct request *r, struct answer *a, enum quern_code code, const char *line);
+void answer_end(struct request *r, struct answer *a, enum quern_finish finish,
+    uint32_t output_tokens);
+/* The ranks are gone. */
+void answers_take_back(struct request *r);
+/* Text that ids[from, from + n) complete, which has room for answer_text_room() of them; views go on
+ * from where they were. */
+size_t answer_text(const struct request *r, struct answer *a, enum answer_view view, uint32_t from,
+    uint32_t n, char *out);
+size_t answer_text_room(const struct supervisor *sv, const int32_t *ids, uint32_t n);
+/* What is left behind the last id, as told; room for answer_text_room() of none. */
+size_t answer_text_end(const struct request *r, struct answer *a, char *out);
+/* It was told up to there. */
+void answer_rewind(struct request *r, struct answer *a, uint32_t after);
 
 /* text_link.c, rank_link.c */
 enum status text_take_replies(struct supervisor *sv);
@@ -381,7 +443,7 @@ void request_accept(struct request *r); /* ACCEPTED, once its ids are known */
 void request_tell_pause(struct request *r, bool paused, const char *line);
 /* All that one client may be told now. */
 void client_send_news(struct client *c);
-/* The client has its first `after` ids already. */
+/* It is told again, but for the first `after` ids of its first answer. */
 void request_skip(struct request *r, uint64_t after);
 
 #endif

@@ -12,21 +12,31 @@
 
 static enum status push_one(struct supervisor *sv, struct request *r)
 {
+    static const uint32_t kinds[] = {[PROMPT_TEXT] = TEXT_ENCODE, [PROMPT_IDS] = TEXT_NONE,
+        [PROMPT_CHAT] = TEXT_CHAT};
     struct text_shared *g = &sv->text;
+    const struct param_bytes *words = &r->params.bad_words;
+    size_t bytes = r->data.n + words->n;
     struct text_msg m = {
         .generation = g->generation,
-        .kind = r->prompt == PROMPT_CHAT ? TEXT_CHAT : TEXT_ENCODE,
+        .kind = kinds[r->prompt],
         .id = r->id,
-        .bytes = (uint32_t)r->data.n,
+        .bytes = (uint32_t)bytes,
+        .words = words->n,
     };
     void *slot;
+    char *at;
     enum status s = ring_reserve(&g->requests, &slot);
 
     if (s == STATUS_OK)
-        s = ring_buffer_alloc(&g->request_bytes, r->data.n, &m.at, &m.end);
+        s = ring_buffer_alloc(&g->request_bytes, bytes, &m.at, &m.end);
     if (s != STATUS_OK)
         return s;
-    memcpy(ring_buffer_at(&g->request_bytes, m.at, r->data.n), r->data.mem, r->data.n);
+    at = ring_buffer_at(&g->request_bytes, m.at, bytes);
+    if (r->data.n > 0)
+        memcpy(at, r->data.mem, r->data.n);
+    if (words->n > 0)
+        memcpy(at + r->data.n, words->at, words->n);
     *(struct text_msg *)slot = m;
     ring_publish(&g->requests);
     return STATUS_OK;
@@ -66,15 +76,30 @@ void text_push(struct supervisor *sv)
         doorbell_ring(&sv->text.text_bell);
 }
 
-static void take_ids(struct request *r, const struct text_msg *m, const void *payload)
+static int32_t *copy_ids(const void *ids, uint32_t n)
 {
-    r->n_ids = m->bytes / (uint32_t)sizeof(int32_t);
-    r->ids = malloc(m->bytes + 1);
-    if (r->ids == NULL) {
+    int32_t *copy = malloc(n * sizeof(*copy) + 1);
+
+    if (copy != NULL)
+        memcpy(copy, ids, n * sizeof(*copy));
+    return copy;
+}
+
+/* The prompt's, unless it came as ids; and behind them the bad words'. */
+static void take_ids(struct request *r, const struct text_msg *m, const int32_t *ids)
+{
+    uint32_t n = m->bytes / (uint32_t)sizeof(*ids), n_prompt = n - m->words;
+
+    r->n_bad_ids = m->words;
+    r->bad_ids = copy_ids(ids + n_prompt, m->words);
+    if (r->prompt != PROMPT_IDS) {
+        r->n_ids = n_prompt;
+        r->ids = copy_ids(ids, n_prompt);
+    }
+    if (r->ids == NULL || r->bad_ids == NULL) {
         request_fail(r, QUERN_CODE_OVERLOADED, "no memory for the prompt's token ids");
         return;
     }
-    memcpy(r->ids, payload, (size_t)r->n_ids * sizeof(int32_t));
     bytes_free(&r->data);
     request_move(r, REQUEST_QUEUED);
     request_accept(r);
@@ -97,7 +122,7 @@ static void take_one(struct request *r, const struct text_msg *m, const void *pa
 
     list_remove(&r->encoding);
     if (r->cancelled) {
-        request_finish(r, QUERN_FINISH_CANCELLED, 0);
+        request_finish(r, QUERN_FINISH_CANCELLED);
     } else if (m->answer != TEXT_IDS) {
         snprintf(line, sizeof(line), "%.*s", (int)m->bytes, (const char *)payload);
         request_fail(r, code_of(m->answer), line);
@@ -120,7 +145,8 @@ enum status text_take_replies(struct supervisor *sv)
         const void *payload = ring_buffer_at(&g->reply_bytes, m.at, m.bytes);
         struct request *r = request_find(sv, m.id);
 
-        if (payload == NULL || m.bytes > FRAME_MAX_BYTES * sizeof(int32_t))
+        if (payload == NULL || m.bytes > FRAME_MAX_BYTES * sizeof(int32_t) ||
+            (m.answer == TEXT_IDS && m.words > m.bytes / sizeof(int32_t)))
             return log_fail(STATUS_INTERNAL, "the text worker's reply lies outside of its memory");
         if (r != NULL && r->state == REQUEST_ENCODING)
             take_one(r, &m, payload);

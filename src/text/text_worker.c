@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "msg/param_lists.h"
 #include "quern/log.h"
 #include "text/json_value.h"
 #include "text/template.h"
@@ -61,10 +62,10 @@ static enum status reserve_reply(struct text_worker *t, size_t bytes, void **slo
 }
 
 static enum status reply(struct text_worker *t, const struct text_msg *request,
-    enum text_answer answer, const void *payload, size_t bytes)
+    enum text_answer answer, const void *payload, size_t bytes, size_t words)
 {
     struct text_msg m = {.generation = t->g->generation, .kind = request->kind,
-        .id = request->id, .bytes = (uint32_t)bytes, .answer = answer};
+        .id = request->id, .bytes = (uint32_t)bytes, .answer = answer, .words = (uint32_t)words};
     void *slot;
     enum status s = reserve_reply(t, bytes, &slot, &m);
 
@@ -95,21 +96,113 @@ static enum status render(struct text_worker *t, const char *json, size_t bytes,
     return s;
 }
 
-static enum status encode(struct text_worker *t, const struct text_msg *m, const char *data,
-    int32_t **ids, size_t *count)
+/* Ids of a reply: the prompt's, and behind them the bad words'. */
+struct ids {
+    int32_t *ids;
+    size_t n, n_words;
+};
+
+static enum status encode_prompt(struct text_worker *t, const struct text_msg *m, const char *data,
+    size_t n, struct ids *out)
 {
     char *rendered = NULL;
     size_t bytes;
     enum status s;
 
+    if (m->kind == TEXT_NONE)
+        return STATUS_OK;
     if (m->kind == TEXT_ENCODE)
-        return tokenizer_encode(t->tokenizer, data, m->bytes,
-            TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_SPECIAL, ids, count);
-    s = render(t, data, m->bytes, &rendered, &bytes);
+        return tokenizer_encode(t->tokenizer, data, n, TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_SPECIAL,
+            &out->ids, &out->n);
+    s = render(t, data, n, &rendered, &bytes);
     if (s == STATUS_OK)
-        s = tokenizer_encode(t->tokenizer, rendered, bytes, TOKENIZER_PARSE_SPECIAL, ids, count);
+        s = tokenizer_encode(t->tokenizer, rendered, bytes, TOKENIZER_PARSE_SPECIAL, &out->ids, &out->n);
     free(rendered);
     return s;
+}
+
+/* One run more: a count, and its ids. */
+static enum status add_run(struct ids *out, const int32_t *ids, size_t n)
+{
+    int32_t *more = realloc(out->ids, (out->n + 1 + n) * sizeof(*more));
+
+    if (more == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for the ids of a bad word");
+    out->ids = more;
+    out->ids[out->n++] = (int32_t)n;
+    memcpy(out->ids + out->n, ids, n * sizeof(*ids));
+    out->n += n;
+    out->n_words += 1 + n;
+    return STATUS_OK;
+}
+
+static enum status encode_at(struct text_worker *t, const char *before, const char *word, size_t n,
+    int32_t **ids, size_t *count)
+{
+    size_t start = strlen(before);
+    char *text = malloc(start + n + 1);
+    enum status s;
+
+    if (text == NULL)
+        return log_fail(STATUS_NOMEM, "no memory for a bad word");
+    memcpy(text, before, start);
+    memcpy(text + start, word, n);
+    s = tokenizer_encode(t->tokenizer, text, start + n, TOKENIZER_PARSE_SPECIAL, ids, count);
+    free(text);
+    return s;
+}
+
+/* As it stands and behind a space: within a text most words begin with one. As vLLM has it, the
+ * second form counts where it begins with another id and is as long. */
+static enum status add_word(struct text_worker *t, const char *word, size_t n, struct ids *out)
+{
+    int32_t *plain = NULL, *spaced = NULL;
+    size_t n_plain = 0, n_spaced = 0;
+    enum status s;
+
+    while (n > 0 && *word == ' ') {
+        word++;
+        n--;
+    }
+    s = encode_at(t, "", word, n, &plain, &n_plain);
+    if (s == STATUS_OK)
+        s = encode_at(t, " ", word, n, &spaced, &n_spaced);
+    if (s == STATUS_OK && n_plain > 0)
+        s = add_run(out, plain, n_plain);
+    if (s == STATUS_OK && n_spaced > 0 &&
+        (n_plain == 0 || (n_spaced == n_plain && spaced[0] != plain[0])))
+        s = add_run(out, spaced, n_spaced);
+    free(plain);
+    free(spaced);
+    return s;
+}
+
+static enum status encode_words(struct text_worker *t, const char *data, size_t n, struct ids *out)
+{
+    struct param_bytes rest = {(const unsigned char *)data, (uint32_t)n};
+    enum status s = STATUS_OK;
+    const char *word;
+    uint32_t bytes;
+
+    while (s == STATUS_OK && list_next_text(&rest, &word, &bytes))
+        s = add_word(t, word, bytes, out);
+    if (s == STATUS_OK && out->n_words > BAD_WORDS)
+        s = log_fail(STATUS_INVALID, "bad_words: %zu ids and counts, at most %d are possible",
+            out->n_words, BAD_WORDS);
+    return s;
+}
+
+static enum status encode(struct text_worker *t, const struct text_msg *m, const char *data,
+    struct ids *out)
+{
+    size_t n;
+    enum status s;
+
+    if (m->words > m->bytes)
+        return log_fail(STATUS_INVALID, "the text worker was sent more bad words than bytes");
+    n = m->bytes - m->words;
+    s = encode_prompt(t, m, data, n, out);
+    return s == STATUS_OK ? encode_words(t, data + n, m->words, out) : s;
 }
 
 static enum text_answer answer_of(enum status s, size_t count)
@@ -126,21 +219,20 @@ static enum text_answer answer_of(enum status s, size_t count)
 static enum status answer(struct text_worker *t, const struct text_msg *m)
 {
     const char *data = ring_buffer_at(&t->g->request_bytes, m->at, m->bytes);
-    int32_t *ids = NULL;
-    size_t count = 0;
+    struct ids ids = {0};
     enum text_answer a;
     enum status s, released;
 
     if (data == NULL)
         return log_fail(STATUS_INVALID, "the text worker was sent a text outside of its memory");
-    s = encode(t, m, data, &ids, &count);
-    a = answer_of(s, count);
+    s = encode(t, m, data, &ids);
+    a = answer_of(s, ids.n);
     released = ring_buffer_release(&t->g->request_bytes, m->end);
     if (a == TEXT_IDS)
-        s = reply(t, m, a, ids, count * sizeof(*ids));
+        s = reply(t, m, a, ids.ids, ids.n * sizeof(*ids.ids), ids.n_words);
     else
-        s = reply(t, m, a, log_last_error(), strlen(log_last_error()));
-    free(ids);
+        s = reply(t, m, a, log_last_error(), strlen(log_last_error()), 0);
+    free(ids.ids);
     return s == STATUS_OK ? released : s;
 }
 

@@ -85,7 +85,10 @@ static uint64_t block_bytes(const struct worker *w)
 static uint64_t planned(struct worker *w, const struct agreement *a, uint64_t blocks,
     uint64_t bytes[MEMORY_KINDS])
 {
-    memory_own(w, a, bytes);
+    struct agreement with = *a;
+
+    with.limits.n_blocks = (uint32_t)blocks;
+    memory_own(w, &with, bytes);
     for (int k = 0; k < MEMORY_KINDS; k++)
         bytes[k] += w->beyond[k];
     bytes[MEMORY_KV] = blocks * block_bytes(w);

@@ -151,6 +151,8 @@ static void tell_facts(struct worker *w)
         .temperature = g->do_sample ? g->temperature : 0,
         .top_p = g->top_p,
         .min_p = g->min_p,
+        .repetition = g->repetition_penalty,
+        .min_tokens = (uint32_t)g->min_new_tokens,
         .top_k = g->top_k,
     };
 }

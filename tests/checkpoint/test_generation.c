@@ -61,6 +61,26 @@ static void generation_eos_is_the_union(void **state)
     generation_free(&g);
 }
 
+static void penalty_and_least_length_are_defaults(void **state)
+{
+    struct model_config cfg = { .eos = { 5 }, .n_eos = 1 };
+    struct generation_defaults g = read_generation(
+        "{\"repetition_penalty\": 1.05, \"min_new_tokens\": 3}");
+
+    (void)state;
+    assert_true(g.repetition_penalty == 1.05f);
+    assert_int_equal(g.min_new_tokens, 3);
+    generation_free(&g);
+    g = read_generation("{}");
+    assert_true(g.repetition_penalty == 1.0f);
+    assert_int_equal(g.min_new_tokens, 0);
+    generation_free(&g);
+    write_generation("{\"repetition_penalty\": 0}");
+    assert_int_equal(generation_read(temp.path, &cfg, &g), STATUS_INVALID);
+    write_generation("{\"min_new_tokens\": -1}");
+    assert_int_equal(generation_read(temp.path, &cfg, &g), STATUS_INVALID);
+}
+
 /* More than a model_config keeps: they are read once more. */
 static void every_id_of_a_long_list_ends_an_answer(void **state)
 {
@@ -107,9 +127,9 @@ static const char *warnings_of(const char *json)
 static void keys_that_change_answers_are_warned_about_in_one_line(void **state)
 {
     (void)state;
-    assert_string_equal(warnings_of("{\"repetition_penalty\": 1.1, \"num_beams\": 4, "
+    assert_string_equal(warnings_of("{\"no_repeat_ngram_size\": 3, \"num_beams\": 4, "
                                     "\"bad_words_ids\": [[5]], \"stop_strings\": [\"x\"]}"),
-                        "generation_config.json asks for repetition_penalty, num_beams, "
+                        "generation_config.json asks for no_repeat_ngram_size, num_beams, "
                         "bad_words_ids, stop_strings, which this version does not do: answers are "
                         "as without\n");
     assert_string_equal(warnings_of(
@@ -123,7 +143,7 @@ static void keys_that_change_answers_are_warned_about_in_one_line(void **state)
     assert_string_equal(warnings_of("{\"typical_p\": 0.5, \"do_sample\": true, \"top_k\": 1}"),
                         "");
     assert_non_null(strstr(warnings_of("{\"typical_p\": 0.5, \"do_sample\": true}"), "typical_p"));
-    assert_non_null(strstr(warnings_of("{\"min_new_tokens\": \"5\"}"), "min_new_tokens"));
+    assert_non_null(strstr(warnings_of("{\"min_length\": \"5\"}"), "min_length"));
 }
 
 /* As older versions of Transformers saved them, and its newer ones read them. */
@@ -229,6 +249,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         IN_TEMP(generation_eos_is_the_union),
+        IN_TEMP(penalty_and_least_length_are_defaults),
         IN_TEMP(generation_refuses_by_field),
         IN_TEMP(every_id_of_a_long_list_ends_an_answer),
         IN_TEMP(keys_that_change_answers_are_warned_about_in_one_line),

@@ -13,7 +13,7 @@ struct command {
     int status;         /* exit status, or 128 + signal */
 };
 
-enum { COMMAND_ARGS = 32 };
+enum { COMMAND_ARGS = 64 };
 
 /* Starts $QUERN (build/quern without it) with these words, NULL-terminated, and extra
  * "NAME=value" pairs in its environment (NULL: none). `input` is its standard input, NULL: none. */

@@ -214,6 +214,8 @@ static void context_is_halved_to_fit_the_memory_and_no_further(void **state)
 /* A model of 1.2 GB, and one option each that makes another kind too large. */
 static void what_does_not_fit_is_named_with_the_option_that_changes_it(void **state)
 {
+    struct command c;
+
     (void)state;
     does_not_fit("800M", "--max-model-len", "64",
         "the weights take 1.2 GB: use a smaller model or --quant, or a larger --memory");
@@ -222,8 +224,12 @@ static void what_does_not_fit_is_named_with_the_option_that_changes_it(void **st
     does_not_fit("2G", "--kv-blocks", "100000", "the KV cache takes 183.5 GB: use a smaller "
         "--kv-blocks, or a larger --memory");
     does_not_fit("2G", "--max-seqs", "1024", "the logits take 1.9 GB: use fewer --max-seqs");
-    does_not_fit("1500M", "--threads", "256",
-        "the workspace takes 622.6 MB: use fewer --max-seqs or --threads");
+    child_run(&c, NULL, (const char *const[]){"plan", "-m", "synth:0.6b", "--memory", "2G",
+        "--threads", "256", "--max-seqs", "256", NULL});
+    assert_int_equal(c.status, 1);
+    assert_non_null(strstr(c.err, "the workspace takes 1."));
+    assert_non_null(strstr(c.err, " GB: use fewer --max-seqs or --threads"));
+    child_free(&c);
 }
 
 /* What is not enough is told of every rank's share, and by how much. */

@@ -19,7 +19,7 @@
 
 enum { PAGE = 4096, MOST_RANKS = 4 };
 
-static const uint64_t ring_room = 1 << 16; /* of the plan ring, which lies beside it */
+static const uint64_t ring_room = 256 << 10; /* of the plan ring, which lies beside it */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 static const bool counts_all = false; /* the sanitizer's own mappings are like the backend's */

@@ -5,7 +5,8 @@
  * sampled from a hash of the sequence as it is read back out of the cache, so
  * that a block used twice, a lost change or a wrong position changes the ids;
  * what a sequence starts with must be there from an earlier step:
- * they must equal fake_answer(), which knows no slots and no blocks.
+ * they must equal fake_answer(), which knows no slots and no blocks. Guesses are
+ * put into the cache, too, and taken back by the length alone, as backends do.
  *
  * Used by one thread; plans are run when submitted. */
 #ifndef TESTS_ENGINE_FAKE_DEVICE_H
@@ -17,13 +18,14 @@
 
 #include "quern/plan.h"
 
-enum { FAKE_SLOTS = 8, FAKE_BLOCKS = 24, FAKE_BLOCK_SIZE = 4, FAKE_VOCAB = 40, FAKE_STEPS = 2 };
+enum { FAKE_SLOTS = 8, FAKE_BLOCKS = 24, FAKE_BLOCK_SIZE = 4, FAKE_VOCAB = 40, FAKE_STEPS = 2,
+    FAKE_OUTPUTS = 10 };
 
 /* One sequence may take all blocks. */
 static const struct plan_limits fake_limits = {
     .max_slots = FAKE_SLOTS,
     .max_tokens = 12,
-    .max_outputs = 12,
+    .max_outputs = FAKE_OUTPUTS,
     .max_blocks_per_slot = FAKE_BLOCKS,
     .n_blocks = FAKE_BLOCKS,
     .block_size = FAKE_BLOCK_SIZE,
@@ -34,6 +36,7 @@ struct fake_slot {
     bool started;
     uint32_t length;
     int32_t last;
+    struct sampling sampling;
     uint32_t blocks[FAKE_BLOCKS];
     uint32_t n_blocks;
 };
@@ -41,7 +44,8 @@ struct fake_slot {
 struct fake_step {
     uint64_t number;
     uint32_t n_outputs;
-    int32_t ids[FAKE_SLOTS];
+    int32_t ids[FAKE_OUTPUTS];
+    struct token_logprob logprobs[FAKE_OUTPUTS][LOGPROBS_MOST + 1];
 };
 
 struct fake_device {
@@ -66,15 +70,22 @@ static inline int32_t fake_sample(uint32_t hash)
     return (int32_t)(hash % FAKE_VOCAB);
 }
 
-/* The ids that follow a prompt, computed alone. */
-static inline void fake_answer(const int32_t *prompt, uint32_t n, int32_t *ids, uint32_t n_ids)
+/* How likely `id` is behind what has this hash. */
+static inline float fake_logprob(uint32_t hash, int32_t id)
+{
+    return -(float)(fake_mix(hash, id) % 1000);
+}
+
+/* The ids that follow a prompt as its answer `choice`, computed alone. */
+static inline void fake_answer(const int32_t *prompt, uint32_t n, uint32_t choice, int32_t *ids,
+    uint32_t n_ids)
 {
     uint32_t hash = 1;
 
     for (uint32_t i = 0; i < n; i++)
         hash = fake_mix(hash, prompt[i]);
     for (uint32_t i = 0; i < n_ids; i++) {
-        ids[i] = fake_sample(hash);
+        ids[i] = fake_sample(hash + choice);
         hash = fake_mix(hash, ids[i]);
     }
 }
@@ -92,7 +103,8 @@ static inline void fake_begin(struct fake_device *d, const struct plan *p)
 
     for (uint32_t i = 0; i < p->n_starts; i++) {
         d->slots[start[i].slot] =
-            (struct fake_slot){.started = true, .last = -1, .length = start[i].length};
+            (struct fake_slot){.started = true, .last = -1, .length = start[i].length,
+                .sampling = start[i].sampling};
         if (d->n_started < sizeof(d->started) / sizeof(d->started[0]))
             d->started[d->n_started++] = start[i].sampling.seed;
     }
@@ -126,13 +138,56 @@ static inline void fake_store(struct fake_device *d, struct fake_slot *s, int32_
     d->cache[s->blocks[index]][s->length++ % FAKE_BLOCK_SIZE] = token;
 }
 
-static inline uint32_t fake_read(const struct fake_device *d, const struct fake_slot *s)
+/* Of its first `length` positions. */
+static inline uint32_t fake_read(const struct fake_device *d, const struct fake_slot *s,
+    uint32_t length)
 {
     uint32_t hash = 1;
 
-    for (uint32_t i = 0; i < s->length; i++)
+    for (uint32_t i = 0; i < length; i++)
         hash = fake_mix(hash, d->cache[s->blocks[i / FAKE_BLOCK_SIZE]][i % FAKE_BLOCK_SIZE]);
     return hash;
+}
+
+/* Output behind position length - 1; returns the id sampled, NO_ID: it is known already. */
+static inline int32_t fake_output(struct fake_device *d, const struct fake_slot *s, uint32_t length,
+    int32_t known, struct fake_step *step)
+{
+    uint32_t hash = fake_read(d, s, length), at = step->n_outputs++;
+    int32_t id = known >= 0 ? known : fake_sample(hash + s->sampling.choice);
+
+    step->ids[at] = known >= 0 ? NO_ID : id;
+    if (s->sampling.logprobs > 0)
+        step->logprobs[at][0] = (struct token_logprob){id, fake_logprob(hash, id)};
+    return step->ids[at];
+}
+
+static inline void fake_row(struct fake_device *d, const struct plan *p, const struct plan_row *row,
+    struct fake_step *step)
+{
+    struct fake_slot *s = &d->slots[row->slot];
+    const int32_t *tokens = plan_tokens(p) + row->first_token;
+    uint32_t from = s->length;
+    bool wrong = false;
+
+    for (uint32_t i = 0; i < row->n_tokens; i++)
+        fake_store(d, s, tokens[i], p->number);
+    for (uint32_t i = row->n_tokens - row->n_outputs; i < row->n_tokens; i++) {
+        int32_t known = row->kind == ROW_DECODE ? -1
+                        : i + 1 < row->n_tokens ? tokens[i + 1]
+                        : row->output == OUTPUT_SCORE ? row->next_id
+                                                      : -1;
+
+        if (wrong) {
+            step->ids[step->n_outputs++] = NO_ID;
+            continue;
+        }
+        s->last = fake_output(d, s, from + i + 1, known, step);
+        if (row->kind == ROW_DECODE) {
+            s->length = from + i + 1;
+            wrong = i + 1 < row->n_tokens && s->last != tokens[i + 1];
+        }
+    }
 }
 
 static inline void fake_rows(struct fake_device *d, const struct plan *p, struct fake_step *step)
@@ -140,16 +195,9 @@ static inline void fake_rows(struct fake_device *d, const struct plan *p, struct
     const struct plan_row *row = plan_rows(p);
 
     for (uint32_t r = 0; r < p->n_rows; r++) {
-        struct fake_slot *s = &d->slots[row[r].slot];
-
-        if (!s->started)
+        if (!d->slots[row[r].slot].started)
             fake_wrong(d, "a row of a slot that has no sequence");
-        for (uint32_t i = 0; i < row[r].n_tokens; i++)
-            fake_store(d, s, plan_tokens(p)[row[r].first_token + i], p->number);
-        if (row[r].output != OUTPUT_TOKEN)
-            continue;
-        s->last = fake_sample(fake_read(d, s));
-        step->ids[step->n_outputs++] = s->last;
+        fake_row(d, p, &row[r], step);
     }
 }
 

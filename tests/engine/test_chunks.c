@@ -74,7 +74,7 @@ static uint32_t step(struct bench *b)
     if (b->device.wrong != NULL)
         fail_msg("%s", b->device.wrong);
     f = fake_finish(&b->device);
-    engine_done(b->engine, f->number, f->ids, ignore, b);
+    engine_done(b->engine, f->number, f->ids, NULL, ignore, b);
     return prompts;
 }
 
@@ -149,7 +149,7 @@ static void a_short_prompt_is_not_starved_by_a_long_one_at_any_limit(void **stat
         }
         assert_in_range(steps, 1, 8);
         for (uint64_t i = 1; i <= 3; i++)
-            engine_cancel(b->engine, 10 * b->limit + i, ignore, b);
+            engine_cancel(b->engine, 10 * b->limit + i, ENGINE_ALL_CHOICES, ignore, b);
     }
 }
 

@@ -66,7 +66,7 @@ static enum status add(struct bench *b, uint64_t id, uint32_t n, uint32_t max_to
 
     for (uint32_t i = 0; i < n && i < CONTEXT; i++)
         ids[i] = (int32_t)((id + i) % FAKE_VOCAB);
-    return engine_add(b->engine, &(struct engine_request){.id = id, .ids = ids, .n_ids = n,
+    return engine_add(b->engine, &(struct engine_request){.id = id, .ids = ids, .n_ids = n, .n_prompt = n,
         .max_tokens = max_tokens, .ignore_eos = true, .sampling = {.seed = id, .top_p = 1}});
 }
 
@@ -79,7 +79,7 @@ static const struct plan_row *planned(struct bench *b)
 
 static void done(struct bench *b, uint64_t number, const int32_t *ids)
 {
-    engine_done(b->engine, number, ids, note_event, b);
+    engine_done(b->engine, number, ids, NULL, note_event, b);
 }
 
 static void nothing_to_do_gives_no_plan(void **state)
@@ -88,7 +88,7 @@ static void nothing_to_do_gives_no_plan(void **state)
 
     assert_true(engine_idle(b->engine));
     assert_int_equal(engine_plan(b->engine, b->plan), STATUS_AGAIN);
-    engine_cancel(b->engine, 5, note_event, b);
+    engine_cancel(b->engine, 5, ENGINE_ALL_CHOICES, note_event, b);
     assert_int_equal(b->n_events, 0);
 }
 
@@ -154,7 +154,7 @@ static void requests_start_in_order_of_arrival(void **state)
     planned(b);
     assert_int_equal(b->plan->n_starts, 1);
     assert_int_equal(plan_starts(b->plan)->sampling.seed, 1);
-    engine_cancel(b->engine, 2, note_event, b);
+    engine_cancel(b->engine, 2, ENGINE_ALL_CHOICES, note_event, b);
     planned(b);
     assert_int_equal(b->plan->n_starts, 1);
     assert_int_equal(plan_starts(b->plan)->sampling.seed, 3);
@@ -186,7 +186,7 @@ static void end_token_is_noticed_one_step_late(void **state)
     planned(b); /* its second id is on its way already */
     done(b, 0, &end);
     assert_int_equal(b->n_events, 1);
-    assert_true(b->events[0].done);
+    assert_true(b->events[0].kind == ENGINE_DONE);
     assert_int_equal(b->events[0].finish, ENGINE_STOP);
     assert_int_equal(b->events[0].output_tokens, 1);
     assert_false(engine_idle(b->engine));
@@ -232,7 +232,7 @@ static void ignored_end_token_is_an_id_like_others(void **state)
     assert_int_equal(b->n_events, 3);
     assert_int_equal(b->events[0].token, EOS);
     assert_int_equal(b->events[1].token, EOS);
-    assert_true(b->events[2].done);
+    assert_true(b->events[2].kind == ENGINE_DONE);
     assert_int_equal(b->events[2].finish, ENGINE_LENGTH);
     assert_int_equal(b->events[2].output_tokens, 2);
 }
@@ -243,7 +243,7 @@ static void waiting_request_is_cancelled_at_once(void **state)
 
     assert_int_equal(add(b, 1, 2, 2), STATUS_OK);
     assert_int_equal(add(b, 2, 2, 2), STATUS_OK);
-    engine_cancel(b->engine, 2, note_event, b);
+    engine_cancel(b->engine, 2, ENGINE_ALL_CHOICES, note_event, b);
     assert_int_equal(b->n_events, 1);
     assert_int_equal(b->events[0].id, 2);
     assert_int_equal(b->events[0].finish, ENGINE_CANCELLED);
@@ -263,8 +263,8 @@ static void cancelled_request_is_gone_when_its_steps_are_done(void **state)
     planned(b);
     planned(b);
     done(b, 0, &id);
-    engine_cancel(b->engine, 1, note_event, b);
-    engine_cancel(b->engine, 1, note_event, b); /* once more: it has ended */
+    engine_cancel(b->engine, 1, ENGINE_ALL_CHOICES, note_event, b);
+    engine_cancel(b->engine, 1, ENGINE_ALL_CHOICES, note_event, b); /* once more: it has ended */
     assert_int_equal(b->n_events, 2);
     assert_int_equal(b->events[1].finish, ENGINE_CANCELLED);
     assert_int_equal(b->events[1].output_tokens, 1);
@@ -283,7 +283,7 @@ static void request_between_steps_is_cancelled_at_once(void **state)
     assert_int_equal(add(b, 1, 30, 9), STATUS_OK);
     planned(b);
     done(b, 0, &id);
-    engine_cancel(b->engine, 1, note_event, b);
+    engine_cancel(b->engine, 1, ENGINE_ALL_CHOICES, note_event, b);
     assert_true(engine_idle(b->engine));
     assert_int_equal(b->events[0].finish, ENGINE_CANCELLED);
 }
@@ -355,7 +355,7 @@ static void broken_output_ends_its_own_request_alone(void **state)
     done(b, 1, bad);
     assert_int_equal(b->n_events, 2);
     assert_int_equal(b->events[0].id, 1);
-    assert_true(b->events[0].done);
+    assert_true(b->events[0].kind == ENGINE_DONE);
     assert_int_equal(b->events[0].finish, ENGINE_BROKEN);
     assert_int_equal(b->events[0].step, 1);
     assert_int_equal(b->events[0].output_tokens, 1);
@@ -400,7 +400,7 @@ static void times_are_told_by_the_caller_s_clock(void **state)
     const int32_t prompt[] = {1, 2, 3}, id = 4;
 
     assert_int_equal(engine_add(b->engine, &(struct engine_request){.id = 1, .ids = prompt, .n_ids = 3,
-        .max_tokens = 3, .ignore_eos = true, .arrived_ns = 100}), STATUS_OK);
+        .n_prompt = 3, .max_tokens = 3, .ignore_eos = true, .arrived_ns = 100}), STATUS_OK);
     engine_clock(b->engine, 250);
     planned(b);
     assert_int_equal(b->times[ENGINE_QUEUE_TIME][0], 150);

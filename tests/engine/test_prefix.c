@@ -18,7 +18,7 @@ static void note_event(void *context, const struct engine_event *e)
 {
     struct bench *b = context;
 
-    b->answered += e->done;
+    b->answered += e->kind == ENGINE_DONE;
 }
 
 static int open_bench(void **state)
@@ -61,7 +61,7 @@ static bool step(struct bench *b)
     if (b->device.wrong != NULL)
         fail_msg("%s", b->device.wrong);
     f = fake_finish(&b->device);
-    engine_done(b->engine, f->number, f->ids, note_event, b);
+    engine_done(b->engine, f->number, f->ids, NULL, note_event, b);
     return true;
 }
 
@@ -100,7 +100,7 @@ static void the_next_turn_of_a_chat_finds_the_last_answer(void **state)
     add(b, ids, 6, 14);
     while (step(b))
         ;
-    fake_answer(ids, 6, ids + 6, 14); /* 20 ids; the last one was never computed */
+    fake_answer(ids, 6, 0, ids + 6, 14); /* 20 ids; the last one was never computed */
     add(b, ids, 24, 1);
     step(b);
     assert_int_equal(plan_starts(b->plan)->length, 16);

@@ -17,7 +17,7 @@ static void note_end(void *context, const struct engine_event *e)
 {
     struct bench *b = context;
 
-    if (e->done)
+    if (e->kind == ENGINE_DONE)
         b->ended[b->n_ended++] = e->id;
 }
 
@@ -65,7 +65,7 @@ static bool step(struct bench *b)
     if (b->device.wrong != NULL)
         fail_msg("%s", b->device.wrong);
     f = fake_finish(&b->device);
-    engine_done(b->engine, f->number, f->ids, note_end, b);
+    engine_done(b->engine, f->number, f->ids, NULL, note_end, b);
     return true;
 }
 

@@ -2,21 +2,22 @@
  *
  * Requests come, are cancelled and end in any order, with one or two steps
  * under way; many begin alike; all together want several times the blocks that
- * there are. Whatever happens, each gets the ids it would get alone, its last
- * event once, and gives back every slot and block. */
+ * there are. Some speculate, some want several answers or how likely their
+ * prompt is. Whatever happens, each choice gets the ids it would get alone, its
+ * last event once, and gives back every slot and block. */
 #include "engine/engine.h"
 #include "tests/engine/fake_device.h"
 #include "tests/ipc/ipc_support.h"
 
 enum { CONTEXT = FAKE_BLOCKS * FAKE_BLOCK_SIZE, EOS = 7, ROUNDS = 700 }; /* a million steps */
 
-enum { REQUESTS = 400, FAMILIES = 3 };
+enum { REQUESTS = 400, FAMILIES = 3, CHOICES = 3 };
 
 struct expected {
-    int32_t prompt[CONTEXT], answer[CONTEXT];
-    uint32_t n_prompt, max_tokens, got;
-    int32_t priority;
-    bool ignore_eos, added, cancelled, done;
+    int32_t prompt[CONTEXT], answer[CHOICES][CONTEXT];
+    uint32_t n_prompt, max_tokens, got[CHOICES], choices, n_done, score_from, scored;
+    int32_t priority, stop; /* an id that ends it */
+    bool ignore_eos, added, cancelled, done[CHOICES];
 };
 
 struct run {
@@ -37,46 +38,71 @@ static void wrong(struct run *r, const char *what)
 
 static bool ends(const struct expected *x, int32_t id)
 {
-    return !x->ignore_eos && (id == EOS || id == EOS + 1);
+    return (!x->ignore_eos && (id == EOS || id == EOS + 1)) || id == x->stop;
 }
 
 static void check_end(struct run *r, const struct expected *x, const struct engine_event *e)
 {
+    uint32_t got = x->got[e->choice];
+
     switch (e->finish) {
     case ENGINE_STOP:
-        if (!ends(x, x->answer[x->got]) || e->output_tokens != x->got + 1)
+        if (!ends(x, x->answer[e->choice][got]) || e->output_tokens != got + 1 ||
+            e->token != x->answer[e->choice][got] ||
+            e->is_eos != (!x->ignore_eos && (e->token == EOS || e->token == EOS + 1)))
             wrong(r, "stopped where there is no end token");
         break;
     case ENGINE_LENGTH:
-        if (x->got != x->max_tokens || e->output_tokens != x->got)
+        if (got != x->max_tokens || e->output_tokens != got)
             wrong(r, "ended before its length");
         break;
     case ENGINE_CANCELLED:
-        if (!x->cancelled || e->output_tokens != x->got)
+        if (!x->cancelled || e->output_tokens != got)
             wrong(r, "cancelled by nobody");
         break;
     case ENGINE_BROKEN: wrong(r, "broken, with an id"); break;
     }
 }
 
+/* Each index of the prompt once, in order, before the first id. */
+static void check_score(struct run *r, struct expected *x, const struct engine_event *e)
+{
+    uint32_t hash = 1;
+
+    for (uint32_t i = 0; i < e->position; i++)
+        hash = fake_mix(hash, x->prompt[i]);
+    if (e->position != x->scored++ || e->position >= x->n_prompt || x->got[e->choice] > 0 ||
+        e->logprobs->id != x->prompt[e->position] ||
+        e->logprobs->logprob != fake_logprob(hash, x->prompt[e->position]))
+        wrong(r, "another score than alone");
+}
+
 static void check_event(void *context, const struct engine_event *e)
 {
     struct run *r = context;
     struct expected *x = &r->requests[e->id - 1];
+    uint32_t *got = &x->got[e->choice];
 
-    if (x->done || !x->added) {
+    if (e->choice >= x->choices || x->done[e->choice] || !x->added) {
         wrong(r, "an event after the last");
         return;
     }
-    if (e->done) {
+    switch (e->kind) {
+    case ENGINE_SCORED: check_score(r, x, e); break;
+    case ENGINE_ID:
+        if (*got >= x->max_tokens || e->token != x->answer[e->choice][*got] || ends(x, e->token))
+            wrong(r, "another id than alone");
+        if (x->score_from < x->n_prompt && x->scored != x->n_prompt && e->choice == 0)
+            wrong(r, "an id before all of the prompt is scored");
+        ++*got;
+        break;
+    case ENGINE_DONE:
         check_end(r, x, e);
-        x->done = true;
-        r->n_done++;
-        return;
+        x->done[e->choice] = true;
+        x->n_done++;
+        r->n_done += x->n_done == x->choices;
+        break;
     }
-    if (x->got >= x->max_tokens || e->token != x->answer[x->got] || ends(x, e->token))
-        wrong(r, "another id than alone");
-    x->got++;
 }
 
 static uint32_t pick(struct run *r, uint32_t n)
@@ -93,15 +119,31 @@ static void begin_alike(struct run *r, struct expected *x)
     for (uint32_t i = 0; i < n; i++)
         if (family == 0 && r->n_added > 0 && i < other->n_prompt + other->max_tokens)
             x->prompt[i] = i < other->n_prompt ? other->prompt[i]
-                                               : other->answer[i - other->n_prompt];
+                                               : other->answer[0][i - other->n_prompt];
         else
             x->prompt[i] = (int32_t)((family + i) % FAKE_VOCAB);
+}
+
+static void add_choices(struct run *r, const struct expected *x, uint64_t id, uint32_t max_tokens)
+{
+    struct engine_request e = {.id = id, .ids = x->prompt, .n_ids = x->n_prompt,
+        .n_prompt = x->n_prompt, .max_tokens = max_tokens, .ignore_eos = x->ignore_eos,
+        .priority = x->priority,
+        .stops = &x->stop, .n_stops = x->stop >= 0, .guesses = pick(r, 3) == 0 ? 1 + pick(r, 5) : 0,
+        .sampling = {.seed = id, .top_p = 1}};
+
+    for (uint32_t c = 0; c < x->choices; c++) {
+        e.sampling.choice = c;
+        e.score = c == 0 && x->score_from < x->n_prompt;
+        e.score_from = x->score_from;
+        if (engine_add(r->engine, &e) != STATUS_OK)
+            wrong(r, "a request that fits was refused");
+    }
 }
 
 static void add_one(struct run *r)
 {
     struct expected *x = &r->requests[r->n_added];
-    uint64_t id = r->n_added + 1;
     uint32_t wanted;
 
     if (r->n_added == REQUESTS)
@@ -115,13 +157,15 @@ static void add_one(struct run *r)
         x->prompt[i] = (int32_t)pick(r, FAKE_VOCAB);
     if (pick(r, 3) > 0)
         begin_alike(r, x);
-    fake_answer(x->prompt, x->n_prompt, x->answer, x->max_tokens);
+    x->choices = pick(r, 6) == 0 ? 1 + pick(r, CHOICES) : 1;
+    x->stop = pick(r, 3) == 0 ? (int32_t)pick(r, FAKE_VOCAB) : -1;
+    x->score_from = pick(r, 5) == 0 ? 1 + pick(r, x->n_prompt) : x->n_prompt;
+    x->scored = x->score_from;
+    for (uint32_t c = 0; c < x->choices; c++)
+        fake_answer(x->prompt, x->n_prompt, c, x->answer[c], x->max_tokens);
     x->added = true;
     r->n_added++;
-    if (engine_add(r->engine, &(struct engine_request){.id = id, .ids = x->prompt,
-            .n_ids = x->n_prompt, .max_tokens = wanted, .ignore_eos = x->ignore_eos,
-            .priority = x->priority, .sampling = {.seed = id, .top_p = 1}}) != STATUS_OK)
-        wrong(r, "a request that fits was refused");
+    add_choices(r, x, r->n_added, wanted);
 }
 
 static void cancel_one(struct run *r)
@@ -132,7 +176,7 @@ static void cancel_one(struct run *r)
         return;
     i = r->n_added - 1 - pick(r, r->n_added < 12 ? r->n_added : 12);
     r->requests[i].cancelled = true;
-    engine_cancel(r->engine, i + 1, check_event, r);
+    engine_cancel(r->engine, i + 1, ENGINE_ALL_CHOICES, check_event, r);
 }
 
 /* False when the engine had nothing, or the device no room. */
@@ -155,7 +199,7 @@ static bool finish_one(struct run *r)
     if (r->device.submitted == r->device.finished)
         return false;
     step = fake_finish(&r->device);
-    engine_done(r->engine, step->number, step->ids, check_event, r);
+    engine_done(r->engine, step->number, step->ids, step->logprobs[0], check_event, r);
     return true;
 }
 
@@ -177,17 +221,17 @@ static void check_all_returned(struct run *r)
 
     assert_int_equal(c.running + c.waiting + c.blocks_used, 0);
     x = (struct expected){.n_prompt = CONTEXT - 1, .max_tokens = 1, .ignore_eos = true,
-        .added = true};
+        .added = true, .choices = 1, .stop = -1, .score_from = CONTEXT};
     for (uint32_t i = 0; i < x.n_prompt; i++)
         x.prompt[i] = (int32_t)pick(r, FAKE_VOCAB);
-    fake_answer(x.prompt, x.n_prompt, x.answer, 1);
+    fake_answer(x.prompt, x.n_prompt, 0, x.answer[0], 1);
     r->requests[0] = x;
     assert_int_equal(engine_add(r->engine, &(struct engine_request){.id = 1, .ids = x.prompt,
         .n_ids = x.n_prompt, .max_tokens = 1, .ignore_eos = true, .sampling = {.top_p = 1}}),
         STATUS_OK);
     while (r->wrong == NULL && (plan_one(r) || finish_one(r)))
         ;
-    assert_true(r->requests[0].done && r->requests[0].got == 1);
+    assert_true(r->requests[0].done[0] && r->requests[0].got[0] == 1);
 }
 
 static void run_to_the_end(struct run *r)
@@ -225,14 +269,19 @@ static void any_traffic_gives_the_answers_of_each_alone(void **state)
         steps += r->device.submitted;
         sum.preemptions += engine_counts(r->engine).preemptions;
         sum.prefix_hit += engine_counts(r->engine).prefix_hit;
+        sum.guessed += engine_counts(r->engine).guessed;
+        sum.guessed_right += engine_counts(r->engine).guessed_right;
         engine_close(r->engine);
         free(r->plan);
         free(r->requests);
         free(r);
     }
-    print_message("# %llu steps, %llu preemptions, %llu ids found again\n", (unsigned long long)steps,
-        (unsigned long long)sum.preemptions, (unsigned long long)sum.prefix_hit);
-    assert_true(sum.preemptions > ROUNDS && sum.prefix_hit > 100 * ROUNDS); /* it was such traffic */
+    print_message("# %llu steps, %llu preemptions, %llu ids found again, %llu of %llu guesses right\n",
+        (unsigned long long)steps, (unsigned long long)sum.preemptions,
+        (unsigned long long)sum.prefix_hit, (unsigned long long)sum.guessed_right,
+        (unsigned long long)sum.guessed);
+    assert_true(sum.preemptions > ROUNDS && sum.prefix_hit > 100 * ROUNDS &&
+                sum.guessed_right > ROUNDS); /* it was such traffic */
 }
 
 int main(void)

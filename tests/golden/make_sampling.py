@@ -32,9 +32,11 @@ def philox4x32_10(counter, key):
 
 
 def words(key, position, choice, ids):
-    """First output word for each token id. ids [n] uint64"""
+    """Output word id % 4 of block id // 4 for each token id. ids [n] uint64"""
     fill = np.full_like
-    return philox4x32_10((fill(ids, position), fill(ids, choice), ids, fill(ids, 0)), key)[0]
+    quads, lanes = ids // np.uint64(4), ids % np.uint64(4)
+    out = philox4x32_10((fill(ids, position), fill(ids, choice), quads, fill(ids, 0)), key)
+    return np.choose(lanes.astype(np.int64), out)
 
 
 def noise(x):

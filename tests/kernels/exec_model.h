@@ -72,8 +72,17 @@ void rank_close(struct rank *r);
 void rank_begin(struct rank *r);
 /* Slot `slot` starts; its rows name the blocks they need first, scattered over the pool. */
 void rank_start(struct rank *r, uint32_t slot, const struct sampling *s);
+/* The same with the sequence's lists, sampling_words() of them. */
+void rank_start_with(struct rank *r, uint32_t slot, const struct sampling *s, uint32_t n_prompt,
+    const int32_t *words);
 void rank_row(struct rank *r, uint32_t slot, const int32_t *tokens, uint32_t n,
     enum row_output output, uint32_t n_outputs);
+/* A row that decodes: tokens[0], then guesses. The length is what it will be if all are right;
+ * rank_take_back() lowers it. */
+void rank_guesses(struct rank *r, uint32_t slot, const int32_t *tokens, uint32_t n);
+void rank_take_back(struct rank *r, uint32_t slot, uint32_t n);
+/* A chunk of a prompt: all its ids are scored, and `next` behind it; below 0: an id is sampled. */
+void rank_scores(struct rank *r, uint32_t slot, const int32_t *tokens, uint32_t n, int32_t next);
 /* Checks the plan; the number of the step in *number. */
 enum status rank_submit(struct rank *r, uint64_t *number);
 

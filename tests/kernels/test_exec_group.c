@@ -150,10 +150,11 @@ static void any_number_of_ranks_samples_the_same_ids(void **state)
     }
 }
 
-/* As many outputs as there can be, then as many lists: with few ids either is the most. */
+/* As many logits as there can be, then as many lists and logprobs: with few ids these are the most. */
 static void ranks_gather_no_more_than_the_backend_says(void **state)
 {
     enum { N = TOKENS };
+    struct sampling lists = group_settings[2];
     struct rank_options o = rank_f32;
     struct rank ranks[GROUP_MAX];
     int32_t ids[N];
@@ -161,20 +162,19 @@ static void ranks_gather_no_more_than_the_backend_says(void **state)
 
     prompt_of(ids, N);
     o.layer = false;
+    lists.logprobs = 1 + LOGPROBS_MOST;
     g = open_ranks(ranks, *state, &o, 2);
     for (int r = 0; r < 2; r++) {
         rank_begin(&ranks[r]);
-        for (uint32_t slot = 1; slot < SLOTS; slot++) {
-            rank_start(&ranks[r], slot, &group_settings[2]);
-            rank_row(&ranks[r], slot, ids, 1, OUTPUT_TOKEN, 1);
-        }
+        rank_start(&ranks[r], 0, NULL);
+        rank_row(&ranks[r], 0, ids, N, OUTPUT_LOGITS, N);
     }
     step_all(ranks, 2);
     gave_what_was_said(g, ranks, false);
     for (int r = 0; r < 2; r++) {
         rank_begin(&ranks[r]);
-        rank_start(&ranks[r], 0, NULL);
-        rank_row(&ranks[r], 0, ids, N, OUTPUT_LOGITS, N);
+        rank_start(&ranks[r], 0, &lists);
+        rank_guesses(&ranks[r], 0, ids, N);
     }
     step_all(ranks, 2);
     gave_what_was_said(g, ranks, true);
@@ -182,14 +182,15 @@ static void ranks_gather_no_more_than_the_backend_says(void **state)
 }
 
 /* Lists count where logits are few. */
-static void room_to_gather_holds_a_list_for_every_slot(void **state)
+static void room_to_gather_holds_a_record_for_every_output(void **state)
 {
+    const size_t record = sizeof(struct shard_record) + sizeof(struct logprob_shard);
     const struct plan_limits limits = {.max_slots = 512, .max_outputs = 512};
     const struct plan_limits fewer = {.max_slots = 512, .max_outputs = 3};
 
     (void)state;
-    assert_int_equal(cpu_backend.gather_bytes(&limits, 1), 512 * sizeof(struct shard_record));
-    assert_int_equal(cpu_backend.gather_bytes(&fewer, 1), 3 * sizeof(struct shard_record));
+    assert_int_equal(cpu_backend.gather_bytes(&limits, 1), 512 * record);
+    assert_int_equal(cpu_backend.gather_bytes(&fewer, 1), 3 * record);
     assert_int_equal(cpu_backend.gather_bytes(&limits, 1 << 20), (size_t)512 << 22);
 }
 
@@ -214,7 +215,7 @@ int main(void)
         cmocka_unit_test(ranks_compute_the_formulas_together),
         cmocka_unit_test(any_number_of_ranks_samples_the_same_ids),
         cmocka_unit_test(ranks_gather_no_more_than_the_backend_says),
-        cmocka_unit_test(room_to_gather_holds_a_list_for_every_slot),
+        cmocka_unit_test(room_to_gather_holds_a_record_for_every_output),
     };
 
     return cmocka_run_group_tests(tests, make_model, free_model);

@@ -94,17 +94,37 @@ static void the_noise_is_finite_and_bounded(void **state)
     assert_true(gumbel_noise(0xffffffff) < GUMBEL_MAX);
 }
 
+static uint32_t word_of(uint64_t seed, uint32_t position, uint32_t choice, uint32_t token)
+{
+    struct noise n = {.seed = seed, .position = position, .choice = choice};
+
+    return noise_word(&n, token);
+}
+
 static void a_token_s_noise_names_seed_position_choice_and_id(void **state)
 {
-    const uint32_t counter[4] = {7, 2, 99, 0}, key[2] = {0x9abcdef0, 0x12345678};
-    float noise = token_noise(0x123456789abcdef0, 7, 2, 99);
+    const uint32_t counter[4] = {7, 2, 24, 0}, key[2] = {0x9abcdef0, 0x12345678};
+    const uint64_t seed = 0x123456789abcdef0;
+    uint32_t word = word_of(seed, 7, 2, 99); /* token 99 is the last of block 24 */
 
     (void)state;
-    assert_true(noise == gumbel_noise(philox(counter, key).word[0]));
-    assert_true(noise != token_noise(0x123456789abcdef0, 8, 2, 99));
-    assert_true(noise != token_noise(0x123456789abcdef0, 7, 3, 99));
-    assert_true(noise != token_noise(0x123456789abcdef0, 7, 2, 98));
-    assert_true(noise != token_noise(0x023456789abcdef0, 7, 2, 99));
+    assert_true(word == philox(counter, key).word[3]);
+    assert_true(word != word_of(seed, 8, 2, 99));
+    assert_true(word != word_of(seed, 7, 3, 99));
+    assert_true(word != word_of(seed, 7, 2, 98));
+    assert_true(word != word_of(0x023456789abcdef0, 7, 2, 99));
+}
+
+static void words_do_not_depend_on_those_drawn_before(void **state)
+{
+    struct noise n = {.seed = 11, .position = 3};
+
+    (void)state;
+    for (uint32_t i = 0; i < 2000; i++) {
+        uint32_t token = i % 3 == 0 ? next_word(&i) % 5000 : i / 2;
+
+        assert_int_equal(noise_word(&n, token), word_of(11, 3, 0, token));
+    }
 }
 
 /* The same on every machine and compiler, or a seed would mean nothing: a sum over bits. */
@@ -132,6 +152,7 @@ int main(void)
         cmocka_unit_test(the_noise_is_that_of_a_25_bit_uniform),
         cmocka_unit_test(the_noise_is_finite_and_bounded),
         cmocka_unit_test(a_token_s_noise_names_seed_position_choice_and_id),
+        cmocka_unit_test(words_do_not_depend_on_those_drawn_before),
         cmocka_unit_test(the_bits_never_change),
     };
 

@@ -308,8 +308,7 @@ static void rank_close(struct rank *r)
 static void add_row(struct plan *p, const struct layer_sizes *z, uint32_t slot, uint32_t n)
 {
     plan_rows(p)[p->n_rows++] = (struct plan_row){.slot = slot, .first_token = p->n_tokens,
-        .n_tokens = n, .n_outputs = n, .output = OUTPUT_LOGITS,
-        .kind = n == 1 ? ROW_DECODE : ROW_PREFILL};
+        .n_tokens = n, .n_outputs = n, .output = OUTPUT_LOGITS};
     for (uint32_t i = 0; i < n; i++)
         plan_tokens(p)[p->n_tokens + i] =
             (int32_t)(mix(z->seed + p->number * 100 + p->n_tokens + i) % z->vocab);

@@ -54,10 +54,11 @@ static void every_object_has_memory_of_its_own(void **state)
     const char *base = g->segment.base;
     const char *const at[] = {base, (const char *)g->rendezvous.shared,
         (const char *)g->requests.shared, (const char *)g->tokens.shared,
-        (const char *)g->request_bytes.shared, base + g->segment.bytes};
+        (const char *)g->request_bytes.shared, (const char *)g->token_bytes.shared, base + g->segment.bytes};
     const size_t bytes[] = {sizeof(*g->control), rendezvous_bytes(TP),
         ring_bytes(REQUEST_SLOTS, sizeof(struct request_msg)),
-        ring_bytes(TOKEN_SLOTS, sizeof(struct token_msg)), ring_buffer_bytes(RING_BUFFER_BYTES)};
+        ring_bytes(TOKEN_SLOTS, sizeof(struct token_msg)), ring_buffer_bytes(RING_BUFFER_BYTES),
+        ring_buffer_bytes(RING_BUFFER_BYTES)};
 
     for (size_t i = 0; i < sizeof(bytes) / sizeof(bytes[0]); i++) {
         assert_int_equal((uintptr_t)at[i] % 64, 0);
@@ -132,7 +133,7 @@ static bool child(const char *text, int rank)
         return false;
     request = *(const struct request_msg *)slot;
     ring_release(&g.requests);
-    ids = ring_buffer_at(&g.request_bytes, request.ids_at, request.n_ids * sizeof(*ids));
+    ids = ring_buffer_at(&g.request_bytes, request.at, request.n_words * sizeof(*ids));
     if (ids == NULL || ids[0] != ANSWER || ring_reserve(&g.tokens, &out) != STATUS_OK)
         return false;
     *(struct token_msg *)out =
@@ -153,7 +154,7 @@ static void send_request(struct shared *g)
     assert_int_equal(ring_buffer_alloc(&g->request_bytes, sizeof(int32_t), &at, &end), STATUS_OK);
     *(int32_t *)ring_buffer_at(&g->request_bytes, at, sizeof(int32_t)) = ANSWER;
     *(struct request_msg *)slot = (struct request_msg){
-        .generation = GENERATION, .id = 5, .n_ids = 1, .ids_at = at, .ids_end = end};
+        .generation = GENERATION, .id = 5, .n_prompt = 1, .n_words = 1, .at = at, .end = end};
     ring_publish(&g->requests);
 }
 

@@ -90,7 +90,7 @@ static inline void submit(struct client *c, uint64_t number, enum prompt_kind pr
 {
     struct frame_submit s = {.fixed = sizeof(s), .prompt = prompt, .prompt_bytes = (uint32_t)n};
     struct frame_header h = {.type = FRAME_SUBMIT, .id = number};
-    unsigned char *payload = malloc(sizeof(s) + PARAMS_FIRST_BYTES + n);
+    unsigned char *payload = malloc(sizeof(s) + PARAMS_FIRST_BYTES + 4096 + n);
 
     assert_non_null(payload);
     s.params_bytes = (uint32_t)params_write(p, payload + sizeof(s));
@@ -161,15 +161,27 @@ static inline void hears_nothing(struct client *c)
 }
 
 /* Rank 0 says so, and the supervisor hears it. */
-static inline void rank_tells(struct fixture *f, struct token_msg m)
+static inline void rank_tells_with(struct fixture *f, struct token_msg m,
+    const struct token_logprob *logprobs, uint32_t n)
 {
+    struct shared *g = &f->sv.shared;
     void *slot;
 
     m.generation = f->sv.generation;
+    m.bytes = n * (uint32_t)sizeof(*logprobs);
+    if (n > 0) {
+        assert_int_equal(ring_buffer_alloc(&g->token_bytes, m.bytes, &m.at, &m.end), STATUS_OK);
+        memcpy(ring_buffer_at(&g->token_bytes, m.at, m.bytes), logprobs, m.bytes);
+    }
     assert_int_equal(ring_reserve(&f->tokens, &slot), STATUS_OK);
     memcpy(slot, &m, sizeof(m));
     ring_publish(&f->tokens);
     assert_int_equal(ranks_take_tokens(&f->sv), STATUS_OK);
+}
+
+static inline void rank_tells(struct fixture *f, struct token_msg m)
+{
+    rank_tells_with(f, m, NULL, 0);
 }
 
 /* The text worker answers with these ids. */

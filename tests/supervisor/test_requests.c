@@ -114,7 +114,7 @@ static void token_of_a_request_that_waits_is_dropped(void **state)
     rank_tells(f, (struct token_msg){.kind = TOKEN_DONE, .id = request_of(c, 1)->id});
     hears_nothing(c);
     assert_int_equal(request_of(c, 1)->state, REQUEST_QUEUED);
-    assert_int_equal(request_of(c, 1)->n_produced, 0);
+    assert_int_equal(request_of(c, 1)->answers[0].n_ids, 0);
 }
 
 /* Ends ------------------------------------------------------------------------------------- */

@@ -21,7 +21,7 @@ static uint64_t taken(struct fixture *f)
         return 0;
     memcpy(&m, slot, sizeof(m));
     ring_release(&f->sv.shared.requests);
-    assert_int_equal(ring_buffer_release(&f->sv.shared.request_bytes, m.ids_end), STATUS_OK);
+    assert_int_equal(ring_buffer_release(&f->sv.shared.request_bytes, m.end), STATUS_OK);
     assert_int_equal(m.priority, request_find(&f->sv, m.id)->params.priority);
     return request_find(&f->sv, m.id)->number;
 }

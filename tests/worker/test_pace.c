@@ -138,7 +138,7 @@ static uint32_t ask(void *context, uint32_t answers)
 
 static void note_end(void *context, const struct engine_event *e)
 {
-    *(uint32_t *)context += e->done;
+    *(uint32_t *)context += e->kind == ENGINE_DONE;
 }
 
 static void add(struct engine *e, uint64_t id, uint32_t n, uint32_t max_tokens)
@@ -184,7 +184,7 @@ static void the_engine_s_chunks_follow_the_clock(void **state)
         f = fake_finish(&device);
         now += (uint64_t)step_ns(&machine, 1, prompts);
         meter_done(&m, plan->number, now);
-        engine_done(e, f->number, f->ids, note_end, &ends);
+        engine_done(e, f->number, f->ids, NULL, note_end, &ends);
         if (i % DEARER > DEARER / 2 && prompts > most[i / DEARER])
             most[i / DEARER] = prompts;
     }

@@ -242,14 +242,14 @@ static void follower_ends_at_a_plan_that_is_none(void **state)
 static void ask_for_too_much(struct shared *g)
 {
     struct request_msg m = {.generation = GENERATION, .kind = REQUEST_SUBMIT,
-        .flags = REQUEST_IGNORE_EOS, .id = 1, .n_ids = 2, .max_tokens = 2 * TOKEN_SLOTS,
+        .flags = REQUEST_IGNORE_EOS, .id = 1, .n_prompt = 2, .n_answers = 1, .n_words = 4,
+        .max_tokens = 2 * TOKEN_SLOTS,
         .sampling = {.top_p = 1}};
     void *slot;
 
-    assert_int_equal(ring_buffer_alloc(&g->request_bytes, 2 * sizeof(int32_t), &m.ids_at,
-        &m.ids_end), STATUS_OK);
-    memset(ring_buffer_at(&g->request_bytes, m.ids_at, 2 * sizeof(int32_t)), 0,
-        2 * sizeof(int32_t));
+    assert_int_equal(ring_buffer_alloc(&g->request_bytes, 4 * sizeof(int32_t), &m.at, &m.end),
+        STATUS_OK);
+    memset(ring_buffer_at(&g->request_bytes, m.at, 4 * sizeof(int32_t)), 0, 4 * sizeof(int32_t));
     assert_int_equal(ring_reserve(&g->requests, &slot), STATUS_OK);
     *(struct request_msg *)slot = m;
     ring_publish(&g->requests);
