@@ -2,8 +2,9 @@
  *
  * A template: includes after a v16 and defines static attention(). One item is a token and a KV
  * head; all query heads of that KV head (at most GROUP at a time) go through the cache together,
- * TILE_POSITIONS positions at a time: their k, then their v, are widened to f32 rows padded with
- * zeros, which every head then reads. head_dim is any number up to MAX_HEAD_DIM.
+ * TILE_POSITIONS positions at a time: their k, then their v. Values are widened to f32 in registers
+ * and used there by as many heads as there are registers for sums; widening a tile into memory
+ * first took 1.2 to 1.4 times as long. head_dim is any number up to MAX_HEAD_DIM.
  *
  * Order: a score is one running sum per lane over head_dim and then v16's tree; a split's sum has
  * one running sum per lane over positions (16 apart) and the same tree; its weighted v is one
@@ -13,49 +14,49 @@
 
 enum { GROUP = 8, TILE_POSITIONS = 16, HEAD_ROOM = MAX_HEAD_DIM };
 
-/* What one item works on; about 60 KiB of stack. */
+/* What one item works on; about 32 KiB of stack. */
 struct attend {
     const struct attention_args *args;
     const uint32_t *blocks;
+    uint32_t length;         /* positions that the token attends to */
     uint32_t kv_head, group; /* query heads in hand, 1 .. GROUP */
     uint32_t wide;           /* head_dim rounded up to 16 */
     float max[GROUP], sum[GROUP];
-    _Alignas(64) float q[GROUP][HEAD_ROOM];
+    const char *row[TILE_POSITIONS];   /* of k or v, of a tile */
+    _Alignas(64) float scale_256[TILE_POSITIONS]; /* of E4M3: what a 256th of a value is times */
+    _Alignas(64) float q[GROUP][HEAD_ROOM];          /* zero past head_dim, as the next two */
     _Alignas(64) float out[GROUP][HEAD_ROOM];        /* all splits so far */
     _Alignas(64) float part[GROUP][HEAD_ROOM];       /* this split */
     _Alignas(64) float p[GROUP][ATTENTION_SPLIT];    /* scores, then weights */
-    _Alignas(64) float rows[TILE_POSITIONS][HEAD_ROOM]; /* k or v of a tile, zero past head_dim */
 };
 
-/* One row of d elements as f32, zeros up to a multiple of 16. `scale`: of E4M3 codes. */
-V16_FN void widen_row(float *to, const void *from, enum dtype type, float scale, uint32_t d)
+/* Lanes [j, j + 16) of row i of the tile; zeros past head_dim. Of E4M3 without the scale, which
+ * scores and weights are multiplied by: one number a row. */
+V16_FN v16 load_lanes(const struct attend *s, uint32_t i, uint32_t j, enum dtype type)
 {
-    const uint16_t *bits = from;
-    const uint8_t *codes = from;
-    v16 scale_256 = v16_set1(scale * 256);
-    uint32_t i = 0, tail = d % 16;
+    const char *from = s->row[i] + j * dtype_bytes(type);
+    uint32_t left = s->args->kv.head_dim - j;
+    char end[16 * sizeof(float)];
 
-    for (; i + 16 <= d; i += 16)
-        v16_store(to + i, type == DTYPE_F32 ? v16_load((const float *)from + i)
-                : type == DTYPE_BF16        ? v16_load_bf16(bits + i)
-                : type == DTYPE_F16         ? v16_load_f16(bits + i)
-                                            : v16_load_e4m3(codes + i, scale_256));
-    if (tail == 0)
-        return;
-    v16_store(to + i, v16_set1(0.0f));
-    for (; i < d; i++)
-        to[i] = type == DTYPE_F32 ? ((const float *)from)[i]
-            : type == DTYPE_BF16  ? bf16_to_f32(bits[i])
-            : type == DTYPE_F16   ? f16_to_f32(bits[i])
-                                  : e4m3_to_f32(codes[i]) * scale;
+    if (left < 16) {
+        memset(end, 0, sizeof(end));
+        memcpy(end, from, left * dtype_bytes(type));
+        from = end;
+    }
+    switch (type) {
+    case DTYPE_BF16: return v16_load_bf16((const uint16_t *)(const void *)from);
+    case DTYPE_F16: return v16_load_f16((const uint16_t *)(const void *)from);
+    case DTYPE_E4M3: return v16_load_e4m3_256th((const uint8_t *)from);
+    default: return v16_load((const float *)(const void *)from);
+    }
 }
 
-/* A block's positions lie one after the other: the table is asked once a block. */
-V16_FN void widen_typed(struct attend *s, const void *base, enum dtype type, uint32_t from,
-    uint32_t n)
+/* Positions [from, from + n) of k or v become the tile. A block's positions lie one after the
+ * other: the table is asked once a block. Rows past n are the first again, and of no use. */
+static void tile_set(struct attend *s, const void *base, uint32_t from, uint32_t n)
 {
     const struct kv_view *kv = &s->args->kv;
-    size_t row_bytes = kv->head_dim * dtype_bytes(type);
+    size_t row_bytes = kv->head_dim * dtype_bytes(kv->dtype);
 
     for (uint32_t i = 0; i < n;) {
         struct kv_place at = kv_at(kv, s->blocks, s->kv_head, from + i);
@@ -63,45 +64,115 @@ V16_FN void widen_typed(struct attend *s, const void *base, enum dtype type, uin
         uint32_t left = kv->block_size - (from + i) % kv->block_size;
         uint32_t end = n - i < left ? n : i + left;
 
-        for (; i < end; i++, row += row_bytes, scale += sizeof(float))
-            widen_row(s->rows[i], row, type,
-                type == DTYPE_E4M3 ? *(const float *)scale : 1.0f, kv->head_dim);
+        for (; i < end; i++, row += row_bytes, scale += sizeof(float)) {
+            s->row[i] = row;
+            s->scale_256[i] =
+                kv->dtype == DTYPE_E4M3 ? 256 * *(const float *)(const void *)scale : 1.0f;
+        }
+    }
+    for (uint32_t i = n; i < TILE_POSITIONS; i++) {
+        s->row[i] = s->row[0];
+        s->scale_256[i] = s->scale_256[0];
     }
 }
 
-/* Positions [from, from + n) of k or v into s->rows; rows past n become zero. */
-static void widen(struct attend *s, const void *base, uint32_t from, uint32_t n)
+/* Asks for the tile at `from` while another is worked on. Blocks lie anywhere, so the processor
+ * begins anew at each; without this, a cache that lies in memory takes 1.3 to 1.4 times as long. */
+static void tile_fetch(const struct attend *s, const void *base, uint32_t from)
 {
-    switch (s->args->kv.dtype) {
-    case DTYPE_BF16: widen_typed(s, base, DTYPE_BF16, from, n); break;
-    case DTYPE_F16: widen_typed(s, base, DTYPE_F16, from, n); break;
-    case DTYPE_E4M3: widen_typed(s, base, DTYPE_E4M3, from, n); break;
-    default: widen_typed(s, base, DTYPE_F32, from, n);
+    const struct kv_view *kv = &s->args->kv;
+    size_t row_bytes = kv->head_dim * dtype_bytes(kv->dtype);
+    uint32_t to = from + TILE_POSITIONS < s->length ? from + TILE_POSITIONS : s->length;
+
+    while (from < to) {
+        struct kv_place at = kv_at(kv, s->blocks, s->kv_head, from);
+        const char *row = (const char *)base + at.row;
+        uint32_t left = kv->block_size - from % kv->block_size;
+        uint32_t n = to - from < left ? to - from : left;
+
+        for (size_t b = 0; b < n * row_bytes; b += 64)
+            _mm_prefetch(row + b, _MM_HINT_T0);
+        if (kv->dtype == DTYPE_E4M3)
+            _mm_prefetch((const char *)base + at.scale, _MM_HINT_T0);
+        from += n;
     }
-    for (uint32_t i = n; i < TILE_POSITIONS; i++)
-        memset(s->rows[i], 0, s->wide * sizeof(float));
 }
 
-/* p[at .. at + 16) of every head = q . rows * scale. */
-static void score_tile(struct attend *s, uint32_t at)
+/* folded[g][first + i] = q of head h + g times row at + first + i, lanes folded once, for so many
+ * of both. */
+V16_FN void dot_rows(const struct attend *s, uint32_t h, uint32_t at, const int first,
+    enum dtype type, const int heads, const int rows, __m256 folded[][4])
 {
+    v16 acc[4][8];
+
+#pragma GCC unroll 4
+    for (int g = 0; g < heads; g++)
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+            acc[g][i] = v16_set1(0.0f);
+    for (uint32_t j = 0; j < s->wide; j += 16) {
+        v16 k[8];
+
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+            k[i] = load_lanes(s, at + (uint32_t)(first + i), j, type);
+#pragma GCC unroll 4
+        for (int g = 0; g < heads; g++)
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; i++)
+                acc[g][i] = v16_fma(v16_load(s->q[h + (uint32_t)g] + j), k[i], acc[g][i]);
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < heads; g++)
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+            folded[g][first + i] = v16_fold_add(acc[g][i]);
+}
+
+/* p[at .. at + 16) of heads [h, h + heads) = q . k * scale. */
+V16_FN void score_heads(struct attend *s, uint32_t h, uint32_t at, enum dtype type,
+    const int heads)
+{
+    const int rows = V16_SUMS / heads < 4 ? V16_SUMS / heads : 4;
     __m128 scale = _mm_set1_ps(s->args->scale);
 
-    for (uint32_t h = 0; h < s->group; h++)
-        for (uint32_t i = 0; i < TILE_POSITIONS; i += 4) {
-            const float *k = s->rows[i], *q = s->q[h];
-            v16 a = v16_set1(0.0f), b = a, c = a, d = a;
+    for (uint32_t i = 0; i < TILE_POSITIONS; i += 4) {
+        __m256 folded[4][4];
+        __m128 by = scale;
 
-            for (uint32_t j = 0; j < s->wide; j += 16) {
-                v16 qj = v16_load(q + j);
+#pragma GCC unroll 4
+        for (int first = 0; first < 4; first += rows)
+            dot_rows(s, h, i, first, type, heads, rows, folded);
+        if (type == DTYPE_E4M3)
+            by = _mm_mul_ps(scale, _mm_load_ps(s->scale_256 + i));
+#pragma GCC unroll 4
+        for (int g = 0; g < heads; g++)
+            _mm_storeu_ps(s->p[h + (uint32_t)g] + at + i, _mm_mul_ps(v16_sum4(folded[g][0],
+                folded[g][1], folded[g][2], folded[g][3]), by));
+    }
+}
 
-                a = v16_fma(qj, v16_load(k + j), a);
-                b = v16_fma(qj, v16_load(k + HEAD_ROOM + j), b);
-                c = v16_fma(qj, v16_load(k + 2 * HEAD_ROOM + j), c);
-                d = v16_fma(qj, v16_load(k + 3 * HEAD_ROOM + j), d);
-            }
-            _mm_storeu_ps(s->p[h] + at + i, _mm_mul_ps(v16_sum4(a, b, c, d), scale));
-        }
+V16_FN void score_typed(struct attend *s, uint32_t at, enum dtype type)
+{
+    uint32_t h = 0;
+
+    for (; h + 4 <= s->group; h += 4)
+        score_heads(s, h, at, type, 4);
+    for (; h + 2 <= s->group; h += 2)
+        score_heads(s, h, at, type, 2);
+    if (h < s->group)
+        score_heads(s, h, at, type, 1);
+}
+
+/* Of all heads and the tile, which is k. */
+static void score_tile(struct attend *s, uint32_t at)
+{
+    switch (s->args->kv.dtype) {
+    case DTYPE_BF16: score_typed(s, at, DTYPE_BF16); break;
+    case DTYPE_F16: score_typed(s, at, DTYPE_F16); break;
+    case DTYPE_E4M3: score_typed(s, at, DTYPE_E4M3); break;
+    default: score_typed(s, at, DTYPE_F32);
+    }
 }
 
 /* Scores p [n] of a head -> weights e^(p - max), zero up to a multiple of 16; their sum. */
@@ -124,35 +195,73 @@ static float weigh(float *p, uint32_t n, float *max)
     return v16_sum(sum);
 }
 
-/* part[j .. j + 16 * VECTORS) += the tile's v rows, weighted by p[0 .. 16). */
-V16_FN void add_weighted(float *part, const float *rows, const float *p, const int vectors)
+/* part[j .. j + 16 * vectors) of heads [h, h + heads) += the tile's first n rows, weighted by
+ * weights[head]. */
+V16_FN void add_weighted(struct attend *s, uint32_t h, float weights[][TILE_POSITIONS], uint32_t n,
+    uint32_t j, enum dtype type, const int heads, const int vectors)
 {
-    v16 acc[4];
+    v16 acc[4][8];
 
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++)
-        acc[v] = v16_load(part + 16 * v);
-    for (int i = 0; i < TILE_POSITIONS; i++) {
-        v16 weight = v16_set1(p[i]);
-
-#pragma GCC unroll 4
+    for (int g = 0; g < heads; g++)
+#pragma GCC unroll 8
         for (int v = 0; v < vectors; v++)
-            acc[v] = v16_fma(weight, v16_load(rows + i * HEAD_ROOM + 16 * v), acc[v]);
-    }
+            acc[g][v] = v16_load(s->part[h + (uint32_t)g] + j + 16 * v);
+    for (uint32_t i = 0; i < n; i++)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) {
+            v16 x = load_lanes(s, i, j + 16 * (uint32_t)v, type);
+
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++)
-        v16_store(part + 16 * v, acc[v]);
+            for (int g = 0; g < heads; g++)
+                acc[g][v] = v16_fma(v16_set1(weights[g][i]), x, acc[g][v]);
+        }
+#pragma GCC unroll 4
+    for (int g = 0; g < heads; g++)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++)
+            v16_store(s->part[h + (uint32_t)g] + j + 16 * v, acc[g][v]);
 }
 
-static void value_tile(struct attend *s, uint32_t at)
+V16_FN void value_heads(struct attend *s, uint32_t h, uint32_t at, uint32_t n, enum dtype type,
+    const int heads)
 {
-    for (uint32_t h = 0; h < s->group; h++) {
-        uint32_t j = 0;
+    const int vectors = V16_SUMS / heads;
+    uint32_t j = 0, step = 16 * (uint32_t)vectors;
+    float weights[4][TILE_POSITIONS];
 
-        for (; j + 64 <= s->wide; j += 64)
-            add_weighted(s->part[h] + j, s->rows[0] + j, s->p[h] + at, 4);
-        for (; j < s->wide; j += 16)
-            add_weighted(s->part[h] + j, s->rows[0] + j, s->p[h] + at, 1);
+#pragma GCC unroll 4
+    for (int g = 0; g < heads; g++) {
+        v16 p = v16_load(s->p[h + (uint32_t)g] + at);
+
+        v16_store(weights[g], type == DTYPE_E4M3 ? v16_mul(p, v16_load(s->scale_256)) : p);
+    }
+    for (; j + step <= s->wide; j += step)
+        add_weighted(s, h, weights, n, j, type, heads, vectors);
+    for (; j < s->wide; j += 16)
+        add_weighted(s, h, weights, n, j, type, heads, 1);
+}
+
+V16_FN void value_typed(struct attend *s, uint32_t at, uint32_t n, enum dtype type)
+{
+    uint32_t h = 0;
+
+    for (; h + 4 <= s->group; h += 4)
+        value_heads(s, h, at, n, type, 4);
+    for (; h + 2 <= s->group; h += 2)
+        value_heads(s, h, at, n, type, 2);
+    if (h < s->group)
+        value_heads(s, h, at, n, type, 1);
+}
+
+/* Of all heads and n rows of the tile, which is v. */
+static void value_tile(struct attend *s, uint32_t at, uint32_t n)
+{
+    switch (s->args->kv.dtype) {
+    case DTYPE_BF16: value_typed(s, at, n, DTYPE_BF16); break;
+    case DTYPE_F16: value_typed(s, at, n, DTYPE_F16); break;
+    case DTYPE_E4M3: value_typed(s, at, n, DTYPE_E4M3); break;
+    default: value_typed(s, at, n, DTYPE_F32);
     }
 }
 
@@ -180,7 +289,11 @@ static void attend_split(struct attend *s, uint32_t from, uint32_t n)
     float max[GROUP], sum[GROUP];
 
     for (uint32_t at = 0; at < n; at += TILE_POSITIONS) {
-        widen(s, kv->k, from + at, n - at < TILE_POSITIONS ? n - at : TILE_POSITIONS);
+        tile_set(s, kv->k, from + at, n - at < TILE_POSITIONS ? n - at : TILE_POSITIONS);
+        if (at + TILE_POSITIONS < n)
+            tile_fetch(s, kv->k, from + at + TILE_POSITIONS);
+        else
+            tile_fetch(s, kv->v, from);
         score_tile(s, at);
     }
     for (uint32_t h = 0; h < s->group; h++) {
@@ -188,8 +301,11 @@ static void attend_split(struct attend *s, uint32_t from, uint32_t n)
         memset(s->part[h], 0, s->wide * sizeof(float));
     }
     for (uint32_t at = 0; at < n; at += TILE_POSITIONS) {
-        widen(s, kv->v, from + at, n - at < TILE_POSITIONS ? n - at : TILE_POSITIONS);
-        value_tile(s, at);
+        uint32_t rows = n - at < TILE_POSITIONS ? n - at : TILE_POSITIONS;
+
+        tile_set(s, kv->v, from + at, rows);
+        tile_fetch(s, at + TILE_POSITIONS < n ? kv->v : kv->k, from + at + TILE_POSITIONS);
+        value_tile(s, at, rows);
     }
     for (uint32_t h = 0; h < s->group; h++)
         if (from == 0) {
@@ -205,12 +321,13 @@ static void attend_split(struct attend *s, uint32_t from, uint32_t n)
 static void attend_heads(struct attend *s, uint32_t token, uint32_t head)
 {
     const struct attention_args *a = s->args;
-    uint32_t d = a->kv.head_dim, length = a->position[token] + 1;
+    uint32_t d = a->kv.head_dim, length = s->length;
     const float *q = a->q + token * a->ld_q + (size_t)head * d;
     float *out = a->out + token * a->ld_out + (size_t)head * d;
 
     for (uint32_t h = 0; h < s->group; h++)
-        widen_row(s->q[h], q + (size_t)h * d, DTYPE_F32, 1.0f, d);
+        for (uint32_t j = 0; j < d; j += 16)
+            v16_store(s->q[h] + j, v16_load_n(q + (size_t)h * d + j, d - j < 16 ? d - j : 16));
     for (uint32_t from = 0; from < length; from += ATTENTION_SPLIT)
         attend_split(s, from,
             length - from < ATTENTION_SPLIT ? length - from : ATTENTION_SPLIT);
@@ -230,6 +347,7 @@ static void attention(const struct attention_args *a, uint32_t item0, uint32_t i
         uint32_t token = item / a->kv.kv_heads, first, n;
 
         s.blocks = a->blocks[token];
+        s.length = a->position[token] + 1;
         s.kv_head = item % a->kv.kv_heads;
         n = kv_query_heads(a->q_to_kv, a->heads, s.kv_head, &first);
         for (; n > 0; first += s.group, n -= s.group) {

@@ -17,6 +17,9 @@ typedef struct {
     __m256 lo, hi;
 } v16;
 
+/* Independent sums that keep both multiply-add units busy and leave registers for operands. */
+enum { V16_SUMS = 4 };
+
 V16_FN v16 v16_set1(float x)
 {
     __m256 v = _mm256_set1_ps(x);
@@ -113,17 +116,16 @@ V16_FN v16 v16_load_f16(const uint16_t *p)
         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
 }
 
-/* 16 e4m3 times a scale, of which 256 times comes in: a code's bits where f16 has them mean a 256th,
- * subnormal ones too. Moving them into f32 is 0.2 ns of 1.7 faster, but there subnormal ones would
- * be slow on some CPUs and lost where those are flushed; a table takes 9.7 ns. */
-V16_FN v16 v16_load_e4m3(const uint8_t *p, v16 scale_256)
+/* 16 e4m3, each a 256th of its value: that is what a code's bits mean where f16 has them, subnormal
+ * ones too. Moving them into f32 is 0.2 ns of 1.7 faster, but there subnormal ones would be slow on
+ * some CPUs and lost where those are flushed; a table takes 9.7 ns. */
+V16_FN v16 v16_load_e4m3_256th(const uint8_t *p)
 {
     __m256i high = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 8);
     __m256i half = _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbfff));
-    v16 x = {_mm256_cvtph_ps(_mm256_castsi256_si128(half)),
-        _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
 
-    return v16_mul(x, scale_256);
+    return (v16){_mm256_cvtph_ps(_mm256_castsi256_si128(half)),
+        _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
 }
 
 /* Of 16 pairs of bf16 [16][2]: the first of each (half 0) or the second (half 1). */

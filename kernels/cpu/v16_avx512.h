@@ -12,6 +12,9 @@
 
 typedef __m512 v16;
 
+/* Independent sums that keep both multiply-add units busy and leave registers for operands. */
+enum { V16_SUMS = 8 };
+
 V16_FN v16 v16_set1(float x)
 {
     return _mm512_set1_ps(x);
@@ -88,13 +91,13 @@ V16_FN v16 v16_load_f16(const uint16_t *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
-/* 16 e4m3 times a scale, of which 256 times comes in: see v16_avx2.h. */
-V16_FN v16 v16_load_e4m3(const uint8_t *p, v16 scale_256)
+/* 16 e4m3, each a 256th of its value: see v16_avx2.h. */
+V16_FN v16 v16_load_e4m3_256th(const uint8_t *p)
 {
     __m256i high = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 8);
     __m256i half = _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbfff));
 
-    return v16_mul(_mm512_cvtph_ps(half), scale_256);
+    return _mm512_cvtph_ps(half);
 }
 
 /* Of 16 pairs of bf16 [16][2]: the first of each (half 0) or the second (half 1). */

@@ -30,19 +30,20 @@ V16_FN void v16_store_n(float *p, v16 a, uint32_t n)
     memcpy(p, lanes, n * sizeof(*p));
 }
 
-/* The sums of the lanes of a, b, c and d, each by the same tree. */
-V16_FN __m128 v16_sum4(v16 a, v16 b, v16 c, v16 d)
+/* The sums of the lanes of four v16, each by the same tree, of which v16_fold_add() was the first
+ * step. */
+V16_FN __m128 v16_sum4(__m256 a, __m256 b, __m256 c, __m256 d)
 {
-    __m256 ab = _mm256_hadd_ps(v16_fold_add(a), v16_fold_add(b));
-    __m256 cd = _mm256_hadd_ps(v16_fold_add(c), v16_fold_add(d));
-    __m256 s = _mm256_hadd_ps(ab, cd);
+    __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
 
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
 
 V16_FN float v16_sum(v16 a)
 {
-    return _mm_cvtss_f32(v16_sum4(a, a, a, a));
+    __m256 folded = v16_fold_add(a);
+
+    return _mm_cvtss_f32(v16_sum4(folded, folded, folded, folded));
 }
 
 V16_FN float v16_largest(v16 a)
