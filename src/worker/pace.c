@@ -6,7 +6,8 @@
  * What a prompt's token adds depends on the chunk and on the position; its average
  * is of the last few steps, which were of about the size that the next one has.
  * A step that somebody else's work made long would move an average far: what is
- * noted is bounded by a multiple of it. */
+ * noted is bounded by a multiple of it, and what answers take alone grows more
+ * slowly than it shrinks, so that a busy machine makes chunks smaller, not larger. */
 #include "worker/pace.h"
 
 #include <stdlib.h>
@@ -14,10 +15,10 @@
 #include "quern/log.h"
 
 struct averaging {
-    double weight; /* of what is new */
-    double bound;  /* times the average: as more it does not count */
+    double less, more; /* weight of what is new, where it is less than the average, or more */
+    double bound;      /* times the average: as more it does not count */
 };
-static const struct averaging of_alone = {0.25, 2}, of_token = {0.125, 4};
+static const struct averaging of_alone = {0.25, 0.1, 2}, of_token = {0.125, 0.125, 4};
 static const double stretch = 0.8;
 
 enum status pace_open(struct pace *p, uint32_t max_tokens, uint32_t first)
@@ -41,7 +42,7 @@ static void average(double *mean, double value, const struct averaging *a)
     }
     if (value > a->bound * *mean)
         value = a->bound * *mean;
-    *mean += a->weight * (value - *mean);
+    *mean += (value < *mean ? a->less : a->more) * (value - *mean);
 }
 
 uint32_t pace_chunk(struct pace *p, uint32_t answers)
@@ -65,8 +66,13 @@ void pace_note(struct pace *p, uint32_t answers, uint32_t prompts, uint64_t ns)
     double more;
 
     p->steps++;
-    if (answers == 0 || ns == 0)
+    if (ns == 0)
         return;
+    if (answers == 0) { /* what it costs beside answers is not known yet: not much more */
+        if (p->token_ns == 0 && prompts >= p->first)
+            p->token_ns = (double)ns / prompts;
+        return;
+    }
     if (prompts == 0) {
         if (p->steps - a->step > PACE_STALE)
             a->ns = 0;

@@ -29,7 +29,7 @@ struct pace_alone {
 };
 
 struct pace {
-    uint32_t max_tokens, first; /* first: a chunk while nothing is known of prompts */
+    uint32_t max_tokens, first; /* first: a chunk while nothing is known of prompts; fewer tell little */
     struct pace_alone *alone;   /* [max_tokens + 1], by tokens of answers */
     double token_ns;            /* what a prompt's token adds to a step; 0: not measured */
     uint64_t steps;
