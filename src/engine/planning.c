@@ -159,12 +159,26 @@ static void plan_answers(struct engine *e, struct plan *plan)
 
 /* Prompts --------------------------------------------------------------------------------- */
 
+/* Of those that speculate: they have no row before the last one's ids are known. */
+static bool answer_is_ahead(const struct engine *e)
+{
+    for (struct list_node *at = e->running.next; at != &e->running; at = at->next) {
+        const struct sequence *s = LIST_OF(at, struct sequence, queue);
+
+        if (s->state == SEQUENCE_DECODE && s->expected < s->max_tokens && !may_answer(s))
+            return true;
+    }
+    return false;
+}
+
+/* Where there are answers, but none in this step, prompts wait for the next: a whole step of them
+ * would be in the answers' way. */
 static uint32_t prompt_end(const struct engine *e, const struct plan *plan)
 {
     uint32_t room = e->limits.max_tokens - plan->n_tokens, most = e->max_chunk;
 
     if (plan->n_rows == 0)
-        return e->limits.max_tokens;
+        return answer_is_ahead(e) ? 0 : e->limits.max_tokens;
     if (e->pace != NULL && room > 0) {
         uint32_t asked = e->pace(e->pacer, plan->n_tokens);
 
@@ -249,10 +263,12 @@ static bool others_have_prompts(const struct engine *e, const struct list_node *
     return e->n_free_slots > 0 && !list_empty(&e->waiting);
 }
 
-/* One token cannot be halved: the next has it every other time. */
+/* One token beside answers cannot be halved: the next has it every other time. (Without answers
+ * there might be no row at all, and so no next time.) */
 static bool gives_way(const struct engine *e, const struct plan *plan, const struct list_node *at)
 {
-    return e->prompt_end - plan->n_tokens == 1 && plan->number % 2 == 1 && others_have_prompts(e, at);
+    return plan->n_rows > 0 && e->prompt_end - plan->n_tokens == 1 && plan->number % 2 == 1 &&
+           others_have_prompts(e, at);
 }
 
 static void plan_prompts(struct engine *e, struct plan *plan)

@@ -42,6 +42,8 @@ static const char *const number_names[STAT_NUMBERS] = {
     [STAT_PROMPT_TOKENS] = "prompt_tokens",
     [STAT_PREFILL_TOKENS] = "prefill_tokens",
     [STAT_OUTPUT_TOKENS] = "output_tokens",
+    [STAT_DRAFT_TOKENS] = "draft_tokens",
+    [STAT_DRAFT_ACCEPTED] = "draft_tokens_accepted",
     [STAT_STEPS] = "steps",
 };
 

@@ -29,6 +29,8 @@ enum stats_number {
     STAT_PROMPT_TOKENS,              /* of prompts whose first token has come */
     STAT_PREFILL_TOKENS,             /* computed for prompts, and for what had to go on anew */
     STAT_OUTPUT_TOKENS,              /* end tokens, too */
+    STAT_DRAFT_TOKENS,               /* guessed */
+    STAT_DRAFT_ACCEPTED,             /* of them: right */
     STAT_STEPS,
     STAT_NUMBERS
 };

@@ -17,12 +17,8 @@ void meter_pause(struct meter *m, uint64_t now_ns)
 /* Rows of answers come first. */
 static uint32_t tokens_of_answers(const struct plan *plan)
 {
-    const struct plan_row *row = plan_rows(plan);
-    uint32_t i = 0;
-
-    while (i < plan->n_rows && row[i].kind == ROW_DECODE)
-        i++;
-    return i < plan->n_rows ? row[i].first_token : plan->n_tokens;
+    return plan->n_decode < plan->n_rows ? plan_rows(plan)[plan->n_decode].first_token
+                                         : plan->n_tokens;
 }
 
 void meter_submit(struct meter *m, const struct plan *plan, uint64_t now_ns)
@@ -73,4 +69,6 @@ void meter_counts(struct meter *m, const struct engine_counts *c)
     stats_set(m->stats, STAT_PROMPT_TOKENS, c->prompt_tokens);
     stats_set(m->stats, STAT_PREFILL_TOKENS, c->tokens_in);
     stats_set(m->stats, STAT_OUTPUT_TOKENS, c->tokens_out);
+    stats_set(m->stats, STAT_DRAFT_TOKENS, c->guessed);
+    stats_set(m->stats, STAT_DRAFT_ACCEPTED, c->guessed_right);
 }

@@ -105,6 +105,30 @@ static void what_was_done_is_counted(void **state)
     raw_close(&c);
 }
 
+/* Greedy: the storyteller soon says again what it said before. */
+static void guesses_are_counted(void **state)
+{
+    struct raw_params p = raw_endless(PROMPT_TEXT, 300);
+    json_t *before = figures(), *json;
+    struct raw_client c;
+    char *text;
+
+    (void)state;
+    RAW_GIVE(p, PARAM_SPECULATE, speculate, 4);
+    raw_connect(&c, &server);
+    raw_submit(&c, 1, p, "a b a b a b a b a b", 19);
+    assert_int_equal(raw_answer(&c, 1, &text), FRAME_DONE);
+    free(text);
+    json = figures();
+    assert_int_equal(number(before, "draft_tokens"), 0);
+    assert_true(number(json, "draft_tokens") > 0);
+    assert_in_range(number(json, "draft_tokens_accepted"), 1, number(json, "draft_tokens"));
+    assert_int_equal(number(json, "output_tokens"), number(before, "output_tokens") + 300);
+    json_decref(before);
+    json_decref(json);
+    raw_close(&c);
+}
+
 static void what_runs_and_waits_now_is_told(void **state)
 {
     enum { REQUESTS = 40 };
@@ -235,6 +259,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_done_is_counted),
+        cmocka_unit_test(guesses_are_counted),
         cmocka_unit_test(what_runs_and_waits_now_is_told),
         cmocka_unit_test(a_restart_loses_no_count),
         cmocka_unit_test(a_pipe_gets_a_table_once),

@@ -26,16 +26,29 @@ static void ignore(void *context, const struct engine_event *e)
     (void)e;
 }
 
-static int open_bench(void **state)
+static int open_with(void **state, const struct plan_limits *limits)
 {
     struct bench *b = calloc(1, sizeof(*b));
-    struct engine_options o = {.limits = fake_limits, .generation = 1, .max_model_len = CONTEXT,
+    struct engine_options o = {.limits = *limits, .generation = 1, .max_model_len = CONTEXT,
         .max_chunk = 10, .pace = say, .pacer = b};
 
     *state = b;
     b->asked_for = UINT32_MAX;
     b->plan = malloc(plan_max_bytes(&fake_limits));
     return engine_open(&o, &b->engine) == STATUS_OK ? 0 : -1;
+}
+
+static int open_bench(void **state)
+{
+    return open_with(state, &fake_limits);
+}
+
+static int open_narrow(void **state)
+{
+    struct plan_limits narrow = fake_limits;
+
+    narrow.max_tokens = 1;
+    return open_with(state, &narrow);
 }
 
 static int close_bench(void **state)
@@ -153,6 +166,41 @@ static void a_short_prompt_is_not_starved_by_a_long_one_at_any_limit(void **stat
     }
 }
 
+/* It has a row in every other step; the steps between are no place for a whole chunk. */
+static void an_answer_that_speculates_is_not_held_up_between_its_rows(void **state)
+{
+    static const int32_t alike[] = {1, 2, 1, 2, 1, 2, 1, 2};
+    struct bench *b = *state;
+    const struct fake_step *f;
+
+    assert_int_equal(engine_add(b->engine, &(struct engine_request){.id = 1, .ids = alike, .n_ids = 8,
+        .max_tokens = 20, .ignore_eos = true, .guesses = 2, .sampling = {.top_p = 1}}), STATUS_OK);
+    step(b);
+    add(b, 2, 30, 1);
+    b->limit = 3;
+    assert_int_equal(engine_plan(b->engine, b->plan), STATUS_OK);
+    fake_submit(&b->device, b->plan);
+    assert_true(b->plan->n_decode == 1 && b->plan->n_tokens > 3);
+    assert_int_equal(engine_plan(b->engine, b->plan), STATUS_AGAIN);
+    f = fake_finish(&b->device);
+    engine_done(b->engine, f->number, f->ids, NULL, ignore, b);
+    assert_int_equal(step(b), 3);
+}
+
+/* The second waits for what the first computes; a step without a row would be the last. */
+static void steps_of_one_token_get_everybody_to_the_end(void **state)
+{
+    struct bench *b = *state;
+
+    add(b, 1, 9, 2);
+    add(b, 1, 9, 2);
+    add(b, 2, 3, 2);
+    for (int i = 0; !engine_idle(b->engine); i++) {
+        step(b);
+        assert_true(i < 40);
+    }
+}
+
 int main(void)
 {
 #define ENGINE_TEST(test) cmocka_unit_test_setup_teardown(test, open_bench, close_bench)
@@ -162,6 +210,9 @@ int main(void)
         ENGINE_TEST(none_leaves_them_out_once),
         ENGINE_TEST(nobody_is_asked_when_there_is_no_prompt),
         ENGINE_TEST(a_short_prompt_is_not_starved_by_a_long_one_at_any_limit),
+        ENGINE_TEST(an_answer_that_speculates_is_not_held_up_between_its_rows),
+        cmocka_unit_test_setup_teardown(steps_of_one_token_get_everybody_to_the_end, open_narrow,
+            close_bench),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

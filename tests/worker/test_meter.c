@@ -41,7 +41,7 @@ static uint64_t sum(enum stats_distribution which)
 /* The loop has worked until `from`, and submits until `to`. */
 static void submit(uint64_t number, uint32_t tokens, uint64_t from, uint64_t to)
 {
-    step.plan = (struct plan){.number = number, .n_tokens = tokens, .n_rows = 2,
+    step.plan = (struct plan){.number = number, .n_tokens = tokens, .n_rows = 2, .n_decode = 1,
         .rows_at = sizeof(step.plan)};
     step.rows[0] = (struct plan_row){.kind = ROW_DECODE, .n_tokens = 1};
     step.rows[1] = (struct plan_row){.kind = ROW_PREFILL, .first_token = 1, .n_tokens = tokens - 1};
@@ -97,7 +97,7 @@ static void what_answers_alone_took_is_told_from_what_prompts_added(void **state
     meter_begin(&meter, 1000);
     submit(0, 1, 1000, 1001);
     step.rows[1] = step.rows[0]; /* two answers */
-    step.plan.n_tokens = 2;
+    step.plan.n_tokens = step.plan.n_decode = 2;
     meter_submit(&meter, &step.plan, 1001);
     done(0, 1002, 3001);
     assert_true(pace.alone[2].ns == 2000);
