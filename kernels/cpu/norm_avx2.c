@@ -149,8 +149,8 @@ static float largest_size(const float *x, uint32_t n)
     return largest;
 }
 
-/* f32_to_e4m3() of 8 floats but NaNs, a code in each 32-bit lane. Below 2^-6, where codes lie 2^-9
- * apart, adding 2^14 rounds to such steps: what is added to its bits is the code. */
+/* f32_to_e4m3() of 8 floats that round to 448 at most, a code in each 32-bit lane. Below 2^-6, where
+ * codes lie 2^-9 apart, adding 2^14 rounds to such steps: what is added to its bits is the code. */
 static __m256i e4m3_8(__m256 x)
 {
     const __m256 shift = _mm256_set1_ps(0x1p14f);
@@ -164,7 +164,6 @@ static __m256i e4m3_8(__m256 x)
     __m256i code = _mm256_blendv_epi8(small, normal,
         _mm256_cmpgt_epi32(size, _mm256_set1_epi32(0x3c7fffff)));
 
-    code = _mm256_min_epi32(code, _mm256_set1_epi32(0x7e)); /* what would round past 448 */
     return _mm256_or_si256(code,
         _mm256_and_si256(_mm256_srli_epi32(bits, 24), _mm256_set1_epi32(0x80)));
 }
