@@ -151,11 +151,20 @@ enum quern_param {
     QUERN_PARAM_ECHO = 25,               /* 0 or 1: PROMPT events tell the prompt; 0 */
     QUERN_PARAM_SPECULATE = 26,          /* whole, 0 to 16: so many ids are guessed from what was said
                                           * before and verified in one step: the answer is the same; 0 */
+    QUERN_PARAM_DIMENSIONS = 27,         /* whole: an embedding is cut to so many numbers; 0: whole */
+    QUERN_PARAM_LAST = 28,               /* whole, 1 and more: logits behind so many of the prompt's last
+                                          * ids; 1 */
+    QUERN_PARAM_VALUE_IDS = 29,          /* bytes: int32 x n: the logits of these ids alone, such as a
+                                          * reranker's "no" and "yes"; 1024 at most */
 };
 
 enum quern_task {
     QUERN_TASK_COMPLETE = 0, /* an answer */
     QUERN_TASK_TOKENIZE = 1, /* the prompt's ids, as a TEXT event */
+    QUERN_TASK_EMBED = 2,    /* one VALUES event: the final hidden state of the prompt's last id, cut to
+                              * DIMENSIONS, of length 1 */
+    QUERN_TASK_LOGITS = 3,   /* a VALUES event for each of its LAST ids: the logits behind it; of a model
+                              * for sequence classification the scores of its labels */
 };
 
 /* NULL: no memory. quern_request_free() takes NULL, too. */
@@ -260,6 +269,7 @@ enum quern_event_kind {
     QUERN_EVENT_ERROR = 6,     /* last event of a request, or of all when its number is 0 */
     QUERN_EVENT_PAUSED = 7,    /* workers died and are started anew; the request waits */
     QUERN_EVENT_CONTINUED = 8, /* they are back, and it goes on where it stood */
+    QUERN_EVENT_VALUES = 10,   /* a row of numbers, as the task says */
     QUERN_EVENT_PROMPT = 9,    /* ids, text and logprobs of the prompt, before any TEXT; as TEXT has them */
 };
 
@@ -301,6 +311,9 @@ struct quern_logprob {
     float logprob; /* natural, of the model's logits as they are */
 };
 const void *quern_event_logprobs(const struct quern_event *e, size_t *bytes);
+
+/* VALUES: [*n], of the prompt's id at quern_event_after(). */
+const float *quern_event_values(const struct quern_event *e, size_t *n);
 
 int quern_event_finish(const struct quern_event *e);             /* DONE: enum quern_finish */
 int quern_event_stop_kind(const struct quern_event *e);          /* DONE: enum quern_stop */

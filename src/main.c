@@ -28,6 +28,7 @@ static const struct command commands[] = {
     {"run", command_run, "complete a prompt"},
     {"serve", command_serve, "serve clients on a socket"},
     {"stats", command_stats, "show what a server has counted"},
+    {"embed", command_embed, "embeddings of texts, JSON lines"},
     {"logits", command_logits, "write the logits of a prompt to a file"},
     {"plan", command_plan, "show how a model is shared between ranks"},
     {"tokenize", command_tokenize, "text to token ids, JSON lines"},

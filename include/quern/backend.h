@@ -46,6 +46,8 @@ struct step_result {
     const int32_t *ids;   /* [n_outputs]; NO_ID or BROKEN_ID where plan.h says so */
     const float *logits;  /* rank 0: [n_outputs, vocab] f32, rows of OUTPUT_LOGITS rows filled;
                            * NULL when the plan wants none */
+    const float *hidden;  /* rank 0: [n_outputs, hidden] f32, rows of OUTPUT_POOLED rows filled; NULL when
+                           * the plan wants none */
     const struct token_logprob *logprobs; /* rank 0: [n_outputs, LOGPROBS_MOST + 1], of outputs whose
                            * slot wants them: first of the id sampled or scored, then of the
                            * likeliest, in order; the id is BROKEN_ID where the logits are not finite.

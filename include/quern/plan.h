@@ -34,6 +34,7 @@ enum row_output {
                     * DECODE: an id is sampled after each token, and the tokens behind the first are
                     * guesses: see below */
     OUTPUT_LOGITS, /* gathered to the leader */
+    OUTPUT_POOLED, /* the final hidden state, behind the last norm, to the leader */
     OUTPUT_SCORE,  /* of a prompt: how likely the id that follows each token was; next_id is the one
                     * behind the last */
 };

@@ -109,7 +109,8 @@ enum op_kind {
     OP_MAX_REDUCE, /* in: the maximum over ranks, in place: Replicate */
     OP_PICK,       /* out = rows of `in` that the plan wants outputs of */
     OP_SAMPLE,     /* logits shards -> an id per OUTPUT_TOKEN row, into the slots; logits of
-                    * OUTPUT_LOGITS rows are gathered to rank 0 */
+                    * OUTPUT_LOGITS rows are gathered to rank 0, hidden states of OUTPUT_POOLED rows
+                    * are its own (in[1]) */
     OP_KINDS,
 };
 
@@ -137,7 +138,8 @@ struct program_shape {
     uint32_t heads, kv_heads;   /* this rank's */
     uint16_t q_to_kv[PROGRAM_MAX_HEADS]; /* local query head -> local KV head */
     uint32_t vocab_first, vocab_rows; /* this rank's ids */
-    uint32_t vocab;             /* all ids, padding rows included */
+    uint32_t vocab;             /* logits of a position: of all ids, padding rows included, or of labels */
+    uint32_t ids;               /* that tokens have; 0: vocab */
     float rms_eps;
     float rope_scale;           /* cos and sin are multiplied by it; 1 without YaRN */
     float inv_freq[PROGRAM_MAX_HEAD_DIM / 2]; /* [head_dim / 2] */
@@ -160,6 +162,12 @@ struct program {
 static inline struct comm *program_comm(const struct program *p)
 {
     return p->groups.group[GROUP_TP];
+}
+
+/* Token ids are below it. */
+static inline uint32_t program_ids(const struct program_shape *s)
+{
+    return s->ids > 0 ? s->ids : s->vocab;
 }
 
 /* The most rows that a buffer has in a step. */

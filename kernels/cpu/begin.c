@@ -110,7 +110,7 @@ static void list_outputs(struct step *s)
         for (uint32_t i = row[r].n_tokens - row[r].n_outputs; i < row[r].n_tokens; i++) {
             s->ids[output] = NO_ID;
             x->picked[output] = row[r].first_token + i;
-            if (row[r].output != OUTPUT_LOGITS)
+            if (row[r].output == OUTPUT_TOKEN || row[r].output == OUTPUT_SCORE)
                 add_draw(x, row[r].slot, output, x->sequences[row[r].slot].length + i + 1,
                     known_next(s->plan, &row[r], i));
             output++;

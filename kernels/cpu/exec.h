@@ -100,7 +100,8 @@ struct step {
     int32_t *ids;        /* [max_outputs] the result */
     float *logits;       /* [max_outputs, vocab] the result, rank 0 */
     struct token_logprob *logprobs; /* [max_outputs, LOGPROBS_MOST + 1] the result, rank 0 */
-    bool wants_logits, has_logprobs;
+    float *hidden;       /* [max_outputs, hidden] the result, rank 0 */
+    bool wants_logits, wants_hidden, has_logprobs;
     enum status *told;   /* [threads] a thread that failed says why, before the barrier */
     enum status status;  /* thread 0, at the end */
     int failed_op;
@@ -229,6 +230,12 @@ struct kv_view cache_view(const struct executable *x, int layer);
 static inline bool is_alone(const struct executable *x)
 {
     return x->comm == NULL || x->comm->size == 1;
+}
+
+/* Results are this rank's to give. */
+static inline bool is_root(const struct executable *x)
+{
+    return is_alone(x) || x->comm->rank == 0;
 }
 
 /* Thread `thread`'s part of n items. */

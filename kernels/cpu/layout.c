@@ -163,7 +163,7 @@ static void layout_logits(struct executable *x, struct carver *c)
 {
     const struct program_shape *shape = &x->program->shape;
     size_t outputs = shape->limits.max_outputs;
-    bool root = is_alone(x) || x->comm->rank == 0;
+    bool root = is_root(x);
 
     layout_rows(x, c, EXTENT_OUTPUTS);
     for (int i = 0; i < BACKEND_DEPTH; i++)
@@ -173,7 +173,7 @@ static void layout_logits(struct executable *x, struct carver *c)
 static void layout_steps(struct executable *x, struct carver *c)
 {
     const struct plan_limits *l = &x->program->shape.limits;
-    bool root = is_alone(x) || x->comm->rank == 0;
+    bool root = is_root(x);
 
     for (int i = 0; i < BACKEND_DEPTH; i++) {
         struct step *s = &x->steps[i];
@@ -181,6 +181,8 @@ static void layout_steps(struct executable *x, struct carver *c)
         s->x = x;
         s->plan = carve(c, plan_max_bytes(l), 1);
         s->ids = carve(c, l->max_outputs, sizeof(*s->ids));
+        s->hidden = carve(c, root ? (size_t)l->max_outputs * x->program->shape.hidden : 0,
+            sizeof(*s->hidden));
         s->logprobs = carve(c, root ? (size_t)l->max_outputs * (LOGPROBS_MOST + 1) : 0,
             sizeof(*s->logprobs));
         s->told = carve(c, (size_t)x->threads, sizeof(*s->told));

@@ -159,12 +159,12 @@ static void cpu_program_unload(struct executable *x)
     free(x);
 }
 
-static bool wants_logits(const struct plan *p)
+static bool wants(const struct plan *p, enum row_output output)
 {
     const struct plan_row *row = plan_rows(p);
 
     for (uint32_t i = 0; i < p->n_rows; i++)
-        if (row[i].output == OUTPUT_LOGITS)
+        if (row[i].output == output)
             return true;
     return false;
 }
@@ -184,7 +184,8 @@ static enum status cpu_submit(struct executable *x, const struct plan *plan)
             plan_max_bytes(&x->program->shape.limits));
     memcpy(s->plan, plan, plan->bytes);
     s->number = plan->number;
-    s->wants_logits = wants_logits(s->plan) && (is_alone(x) || x->comm->rank == 0);
+    s->wants_logits = wants(s->plan, OUTPUT_LOGITS) && is_root(x);
+    s->wants_hidden = wants(s->plan, OUTPUT_POOLED) && is_root(x);
     s->has_logprobs = false;
     s->status = STATUS_OK;
     s->suspect_op = -1;
@@ -244,6 +245,7 @@ static enum status cpu_wait(struct executable *x, uint64_t number, struct step_r
         .n_outputs = s->plan->n_outputs,
         .ids = s->ids,
         .logits = s->wants_logits ? s->logits : NULL,
+        .hidden = s->wants_hidden ? s->hidden : NULL,
         .logprobs = s->has_logprobs ? s->logprobs : NULL,
     };
     return STATUS_OK;

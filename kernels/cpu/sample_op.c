@@ -102,6 +102,25 @@ static void tell_logprobs(struct step *s, const struct draw *d,
         *out = (struct token_logprob){.id = BROKEN_ID};
 }
 
+/* Hidden states are whole on every rank: rank 0's own are the result. */
+static void copy_hidden(struct step *s, const struct op *op, int thread)
+{
+    struct executable *x = s->x;
+    const struct plan_row *row = plan_rows(s->plan);
+    uint32_t hidden = x->program->shape.hidden, output = 0;
+
+    if (!s->wants_hidden)
+        return;
+    for (uint32_t i = 0; i < s->plan->n_rows; output += row[i++].n_outputs) {
+        struct part mine = part_of(row[i].n_outputs, thread, x->threads);
+
+        if (row[i].output == OUTPUT_POOLED)
+            memcpy(s->hidden + (size_t)(output + mine.from) * hidden,
+                row_at(x, op->in[1], output + mine.from),
+                (size_t)(mine.to - mine.from) * hidden * sizeof(float));
+    }
+}
+
 /* Alone ---------------------------------------------------------------------------------- */
 
 static void copy_logits(struct step *s, const struct op *op, int thread)
@@ -368,7 +387,8 @@ enum status op_sample(struct step *s, const struct op *op, int thread)
     if (s->plan->n_outputs == 0)
         return STATUS_OK;
     if (thread == 0)
-        s->has_logprobs = any_logprobs(s->x) && (is_alone(s->x) || s->x->comm->rank == 0);
+        s->has_logprobs = any_logprobs(s->x) && is_root(s->x);
+    copy_hidden(s, op, thread);
     if (!is_alone(s->x))
         return sample_group(s, op, thread);
     sample_alone(s, op, thread);

@@ -89,6 +89,23 @@ static const char *class_of(const json_t *root)
     return json_string_value(json_array_get(classes, 0));
 }
 
+static bool scores(const char *class)
+{
+    return class != NULL && ends_with(class, "Qwen3ForSequenceClassification");
+}
+
+/* As many as Transformers' configuration says: its names of them, or 2. */
+static enum status read_labels(const char *file, const json_t *root, struct model_config *cfg)
+{
+    const json_t *names = json_object_get(root, "id2label");
+
+    if (!scores(class_of(root)))
+        return STATUS_OK;
+    cfg->labels = json_is_object(names) && json_object_size(names) > 0 ? (int)json_object_size(names)
+                                                                       : 2;
+    return json_field_int(file, root, "num_labels", 1, 1 << 16, &cfg->labels);
+}
+
 /* Of a model_type that quern runs. Transformers' AutoModelForCausalLM runs any class of it as a
  * language model; where the file says that it is another kind of model, that would be an answer to
  * another question. */
@@ -97,13 +114,13 @@ static enum status check_class(const char *file, const char *class)
     static const struct {
         const char *end, *what;
     } kinds[] = {
-        { "ForSequenceClassification", "a classifier or reward model" },
         { "ForTokenClassification", "a tagger" },
         { "ForQuestionAnswering", "a span finder" },
     };
 
     if (class == NULL || ends_with(class, "Qwen3ForCausalLM") ||
-        ends_with(class, "Qwen3MoeForCausalLM") || strcmp(class, "Qwen3Model") == 0)
+        ends_with(class, "Qwen3MoeForCausalLM") || strcmp(class, "Qwen3Model") == 0 ||
+        scores(class))
         return STATUS_OK;
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
         if (ends_with(class, kinds[i].end))
@@ -118,7 +135,7 @@ static const char *type_of_class(const char *class)
 {
     if (class == NULL)
         return NULL;
-    if (ends_with(class, "Qwen3ForCausalLM") || strcmp(class, "Qwen3Model") == 0)
+    if (ends_with(class, "Qwen3ForCausalLM") || strcmp(class, "Qwen3Model") == 0 || scores(class))
         return "qwen3";
     return ends_with(class, "Qwen3MoeForCausalLM") ? "qwen3_moe" : NULL;
 }
@@ -409,6 +426,8 @@ static enum status parse(const char *file, const json_t *root, struct model_conf
         s = read_int_fields(file, root, cfg);
     if (s == STATUS_OK)
         s = read_other_fields(file, root, cfg);
+    if (s == STATUS_OK)
+        s = read_labels(file, root, cfg);
     if (s == STATUS_OK)
         s = refuse_sliding_window(file, root, cfg);
     if (s != STATUS_OK)

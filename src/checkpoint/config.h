@@ -38,6 +38,8 @@ struct model_config {
     enum architecture architecture;
     int hidden, intermediate, layers;
     int heads, kv_heads, head_dim; /* heads % kv_heads == 0; head_dim is even */
+    int labels;                    /* of a model for sequence classification, in place of a language
+                                    * model's head; 0: it is none */
     int vocab, max_position;       /* with YaRN the stretched context, where that is longer */
     bool tied;           /* as config.json says; source_head() tells what the weights say */
     bool attention_bias; /* q, k, v and o have one */

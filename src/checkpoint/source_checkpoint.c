@@ -27,9 +27,20 @@ static const struct checkpoint *checkpoint_of(const struct weight_source *src)
     return ((const struct checkpoint_source *)src)->checkpoint;
 }
 
+/* A base model that was saved alone, as embedding models are, has its names without "model.". */
+static const struct tensor_view *find_view(const struct checkpoint *c, const char *name)
+{
+    static const char base[] = "model.";
+    const struct tensor_view *view = checkpoint_find(c, name);
+
+    if (view == NULL && strncmp(name, base, strlen(base)) == 0)
+        view = checkpoint_find(c, name + strlen(base));
+    return view;
+}
+
 static bool find(const struct weight_source *src, const char *name, struct source_tensor *out)
 {
-    const struct tensor_view *view = checkpoint_find(checkpoint_of(src), name);
+    const struct tensor_view *view = find_view(checkpoint_of(src), name);
 
     if (view == NULL)
         return false;

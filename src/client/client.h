@@ -40,6 +40,8 @@ struct quern_event {
     size_t text_bytes;
     const int32_t *ids;
     size_t n_ids;
+    const float *values;
+    size_t n_values;
     const void *logprobs;
     size_t logprobs_bytes;
 };
@@ -85,7 +87,7 @@ struct quern {
     struct frame_reader reader;
     struct frame_reader kept; /* frames for quern_next() that came while we waited for others */
     struct quern_event event;
-    struct lent text, ids, logprobs;
+    struct lent text, ids, logprobs, values;
     struct lent tokenized, stats;
     uint32_t vocab, context, generation;
     char model[256], version[64];

@@ -391,6 +391,7 @@ static void let_go(struct quern *q)
     free(q->text.mem);
     free(q->ids.mem);
     free(q->logprobs.mem);
+    free(q->values.mem);
     free(q->tokenized.mem);
     free(q->stats.mem);
     out_drop(&q->out);

@@ -152,6 +152,28 @@ static enum status on_tokens(struct quern *q, const struct frame_header *h, cons
     return STATUS_OK;
 }
 
+static enum status on_values(struct quern *q, const struct frame_header *h, const void *payload)
+{
+    struct frame_values v;
+    const void *rest;
+    size_t n;
+    enum status s = frame_fixed(h, payload, &v, sizeof(v), VALUES_LEAST, &rest, &n);
+
+    if (s != STATUS_OK)
+        return s;
+    if (n / sizeof(float) < v.columns)
+        return log_fail(STATUS_INVALID, "the server's frame of %u values has %zu bytes for them",
+            v.columns, n);
+    s = lend(&q->values, rest, v.columns * sizeof(float));
+    if (s != STATUS_OK)
+        return s;
+    q->event.kind = QUERN_EVENT_VALUES;
+    q->event.after = v.position;
+    q->event.values = q->values.mem;
+    q->event.n_values = v.columns;
+    return STATUS_OK;
+}
+
 static enum status on_done(struct quern *q, const struct frame_header *h, const void *payload)
 {
     struct frame_done d;
@@ -241,6 +263,7 @@ enum status client_event(struct quern *q, const struct frame_header *h, const vo
         [FRAME_ACCEPTED] = on_accepted,
         [FRAME_PAUSED] = on_paused,
         [FRAME_PROMPT] = on_tokens,
+        [FRAME_VALUES] = on_values,
         [FRAME_STATS] = on_stats,
     };
 

@@ -70,6 +70,12 @@ EXPORT const int32_t *quern_event_ids(const struct quern_event *e, size_t *n)
     return event_or_none(e)->ids;
 }
 
+EXPORT const float *quern_event_values(const struct quern_event *e, size_t *n)
+{
+    tell(n, event_or_none(e)->n_values);
+    return event_or_none(e)->values;
+}
+
 EXPORT const void *quern_event_logprobs(const struct quern_event *e, size_t *bytes)
 {
     tell(bytes, event_or_none(e)->logprobs_bytes);

@@ -76,7 +76,7 @@ EXPORT int quern_request_set_task(struct quern_request *r, int task)
 {
     if (r == NULL)
         return client_null(NULL, "quern_request_set_task");
-    if (task != QUERN_TASK_COMPLETE && task != QUERN_TASK_TOKENIZE)
+    if (task < QUERN_TASK_COMPLETE || task > QUERN_TASK_LOGITS)
         return client_failed(NULL, log_fail(STATUS_UNKNOWN, "task %d: this version of quern does "
             "not have it", task));
     r->task = task;

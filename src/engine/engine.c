@@ -100,9 +100,11 @@ enum status engine_add(struct engine *e, const struct engine_request *r)
     uint32_t max_tokens = r->max_tokens, needed;
     struct sequence *s;
 
-    if (r->n_ids == 0 || r->n_ids >= e->max_model_len)
+    if (r->n_ids == 0 || r->n_ids + (r->task == ENGINE_ANSWER) > e->max_model_len)
         return log_fail(STATUS_INVALID, "a prompt of %u tokens does not fit a context of %u",
             r->n_ids, e->max_model_len);
+    if (r->task != ENGINE_ANSWER)
+        max_tokens = 1; /* it takes the place of an answer's first id */
     if (max_tokens > e->max_model_len - r->n_ids)
         max_tokens = e->max_model_len - r->n_ids;
     needed = engine_blocks_needed(e, r->n_ids, max_tokens);
@@ -212,6 +214,18 @@ static void take_score(struct engine *e, struct sequence *s, uint32_t position,
         .kind = ENGINE_SCORED, .position = position, .logprobs = logprobs, .n_logprobs = s->score});
 }
 
+/* Outputs from `output` of the step on; the last ends it. */
+static void take_values(struct engine *e, struct sequence *s, const struct planned_row *row,
+    uint32_t output, struct telling t)
+{
+    for (uint32_t i = 0; i < row->n_values && s->state != SEQUENCE_ENDED; i++)
+        t.emit(t.context, &(struct engine_event){.id = s->id, .choice = s->sampling.choice,
+            .kind = ENGINE_VALUES, .position = row->from + i, .output = output + i,
+            .pooled = s->task == ENGINE_POOL});
+    if (s->state != SEQUENCE_ENDED && row->from + row->n_values == s->n_ids)
+        end_sequence(e, s, (struct engine_event){.finish = ENGINE_STOP, .is_eos = true}, t);
+}
+
 /* Wrong guesses are in the cache, and not in the sequence. */
 static void take_guesses(struct engine *e, struct sequence *s, const int32_t *ids, uint32_t n)
 {
@@ -226,10 +240,14 @@ static void take_guesses(struct engine *e, struct sequence *s, const int32_t *id
 }
 
 static void take_row(struct engine *e, const struct planned_row *row, const int32_t *ids,
-    const struct token_logprob *logprobs, uint64_t step, struct telling t)
+    const struct token_logprob *logprobs, uint64_t step, uint32_t output, struct telling t)
 {
     struct sequence *s = row->sequence;
 
+    if (row->n_values > 0) {
+        take_values(e, s, row, output, t);
+        return;
+    }
     if (row->guessed)
         take_guesses(e, s, ids, row->n_outputs);
     /* An ended one had its row planned before that was noticed. */
@@ -238,7 +256,7 @@ static void take_row(struct engine *e, const struct planned_row *row, const int3
             logprobs != NULL ? logprobs + (size_t)i * (LOGPROBS_MOST + 1) : NULL;
 
         if (i < row->n_scored)
-            take_score(e, s, row->score_from + i, of_it, step, t);
+            take_score(e, s, row->from + i, of_it, step, t);
         else if (ids[i] != NO_ID)
             take_id(e, s, ids[i], of_it, step, t);
     }
@@ -265,8 +283,11 @@ void engine_done(struct engine *e, uint64_t number, const int32_t *ids,
 {
     const struct planned_step *step = &e->steps[number % STEPS_KEPT];
 
-    for (uint32_t i = 0; i < step->n_rows; i++) {
-        take_row(e, &step->rows[i], ids, logprobs, number, (struct telling){emit, context});
+    uint32_t output = 0;
+
+    for (uint32_t i = 0; i < step->n_rows; output += step->rows[i++].n_outputs) {
+        take_row(e, &step->rows[i], ids, logprobs, number, output,
+            (struct telling){emit, context});
         ids += step->rows[i].n_outputs;
         if (logprobs != NULL)
             logprobs += (size_t)step->rows[i].n_outputs * (LOGPROBS_MOST + 1);

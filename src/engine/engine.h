@@ -73,6 +73,13 @@ struct engine_options {
     void *observer;          /* its context */
 };
 
+/* What is wanted of a sequence. */
+enum engine_task {
+    ENGINE_ANSWER,
+    ENGINE_POOL,   /* the final hidden state of its last id, and no answer */
+    ENGINE_LOGITS, /* the logits behind each of its last ids */
+};
+
 /* One answer: a request for several is several of these with one id, whose choices differ. */
 struct engine_request {
     uint64_t id;
@@ -87,6 +94,8 @@ struct engine_request {
     uint32_t guesses;         /* in a step at most */
     uint32_t score;      /* 0: no; 1 + N: the logprobs of prompt ids, with those of the N likeliest */
     uint32_t score_from; /* from this index on, >= 1 */
+    enum engine_task task;
+    uint32_t last;       /* ENGINE_LOGITS: of so many ids, 1 .. n_ids */
     int32_t priority; /* lower goes first */
     uint64_t arrived_ns; /* by the caller's clock; 0: it goes on, and no time of it is told until its
                           * second id */
@@ -106,6 +115,7 @@ struct engine_counts {
 enum engine_event_kind {
     ENGINE_ID,     /* one more of the answer */
     ENGINE_SCORED, /* of the prompt: in the order of the ids, before the first ENGINE_ID */
+    ENGINE_VALUES, /* of ENGINE_POOL and ENGINE_LOGITS: an output of the step, for the caller to take */
     ENGINE_DONE,   /* the choice's last */
 };
 struct engine_event {
@@ -113,12 +123,14 @@ struct engine_event {
     uint32_t choice;
     enum engine_event_kind kind;
     int32_t token;             /* ID: it; DONE: the id that ended it, with ENGINE_STOP */
-    uint32_t position;         /* SCORED: the id's index */
+    uint32_t position;         /* SCORED, VALUES: the id's index */
+    uint32_t output;           /* VALUES: which of the step, */
+    bool pooled;               /* and whether it is a hidden state */
     const struct token_logprob *logprobs; /* [n_logprobs] ID, SCORED: of the id, then of the likeliest.
                                            * Valid in the call */
     uint32_t n_logprobs;       /* 0: none were asked for */
     enum engine_finish finish; /* DONE */
-    bool is_eos;               /* DONE with ENGINE_STOP: it is one of eos */
+    bool is_eos;               /* DONE with ENGINE_STOP: it is one of eos; or there was no answer */
     uint32_t output_tokens;    /* DONE: the end token counts */
     uint64_t step;             /* DONE with ENGINE_BROKEN: whose logits they were */
 };

@@ -6,10 +6,11 @@
 
 enum { STEPS_KEPT = 4 };
 
-/* Whose a row's outputs are: those of scored ids first, from this index of the sequence's on. */
+/* Whose a row's outputs are: values, or those of scored ids first and then ids; `from`: the index of
+ * the first id that has a value or a score. */
 struct planned_row {
     struct sequence *sequence;
-    uint32_t n_outputs, n_scored, score_from;
+    uint32_t n_outputs, n_scored, n_values, from;
     bool guessed; /* the length is what it will be if all guesses are right */
 };
 struct planned_step {

@@ -18,10 +18,22 @@ static void note_outputs(struct engine *e, struct plan *plan, struct sequence *s
     row->n_outputs = n_scored + n_ids;
     row->output = n_ids > 0 ? OUTPUT_TOKEN : n_scored > 0 ? OUTPUT_SCORE : OUTPUT_NONE;
     *noted = (struct planned_row){.sequence = s, .n_outputs = row->n_outputs, .n_scored = n_scored,
-        .score_from = s->score_from, .guessed = row->kind == ROW_DECODE && n_ids > 1};
+        .from = s->score_from, .guessed = row->kind == ROW_DECODE && n_ids > 1};
     plan->n_outputs += row->n_outputs;
     s->expected += n_ids;
     s->score_from += n_scored;
+}
+
+/* Of the row's last n tokens: those of an embedding or of logits. */
+static void note_values(struct engine *e, struct plan *plan, struct sequence *s, struct plan_row *row,
+    uint32_t n)
+{
+    row->n_outputs = n;
+    row->output = n == 0 ? OUTPUT_NONE : s->task == ENGINE_POOL ? OUTPUT_POOLED : OUTPUT_LOGITS;
+    e->steps[plan->number % STEPS_KEPT].rows[plan->n_rows - 1] = (struct planned_row){
+        .sequence = s, .n_outputs = n, .n_values = n, .from = s->values_from};
+    plan->n_outputs += n;
+    s->values_from += n;
 }
 
 /* Of positions up to `length`. */
@@ -192,6 +204,19 @@ static bool prompts_have_room(const struct engine *e, const struct plan *plan)
     return plan->n_tokens < e->prompt_end && has_room(e, plan);
 }
 
+/* The step has outputs for what is wanted of these n tokens. */
+static uint32_t bounded_by_outputs(const struct engine *e, const struct plan *plan,
+    const struct sequence *s, uint32_t n)
+{
+    uint32_t outputs = e->limits.max_outputs - plan->n_outputs, first = s->length;
+
+    if (s->task != ENGINE_ANSWER)
+        first = s->values_from;
+    else if (!sequence_scores(s))
+        return n;
+    return s->length + n > first + outputs ? first + outputs - s->length : n;
+}
+
 /* Half of what is left goes to the first while there are others, of them the next gets half; of a
  * large step whole blocks. */
 static uint32_t chunk(const struct engine *e, const struct plan *plan, const struct sequence *s,
@@ -202,9 +227,7 @@ static uint32_t chunk(const struct engine *e, const struct plan *plan, const str
 
     if (others)
         room = half > block || room <= block ? half : block;
-    if (sequence_scores(s) && room > e->limits.max_outputs - plan->n_outputs)
-        room = e->limits.max_outputs - plan->n_outputs;
-    return left < room ? left : room;
+    return bounded_by_outputs(e, plan, s, left < room ? left : room);
 }
 
 /* Ids to be scored that follow tokens of [from, to), without the one behind the last of a prompt. */
@@ -224,7 +247,12 @@ static void took_tokens(struct engine *e, struct plan *plan, struct sequence *s,
     memcpy(plan_tokens(plan) + plan->n_tokens - n, s->ids + s->length - n, n * sizeof(int32_t));
     e->counts.tokens_in += n;
     sequence_keep(s, e->blocks, e->limits.block_size, plan->number);
-    note_outputs(e, plan, s, row, scored_in(s, s->length), whole);
+    if (s->task != ENGINE_ANSWER) {
+        note_values(e, plan, s, row, s->length > s->values_from ? s->length - s->values_from : 0);
+        s->expected += whole;
+    } else {
+        note_outputs(e, plan, s, row, scored_in(s, s->length), whole);
+    }
     if (row->output == OUTPUT_SCORE)
         row->next_id = s->ids[s->length];
     if (whole)

@@ -77,6 +77,8 @@ enum status sequence_new(const struct engine_request *r, uint32_t max_tokens, ui
     s->max_tokens = max_tokens;
     s->score = r->score;
     s->score_from = r->score_from;
+    s->task = r->task;
+    s->values_from = r->n_ids - (r->task == ENGINE_LOGITS ? r->last : 1);
     s->guesses = r->guesses;
     if (r->guesses > 0)
         guesser_init(&s->guesser, r->n_ids + max_tokens, (char *)s->blocks + z.blocks);
@@ -150,10 +152,18 @@ void sequence_keep(struct sequence *s, struct blocks *b, uint32_t block_size, ui
     }
 }
 
+/* What is before it may be found instead. */
+static uint32_t first_computed(const struct sequence *s)
+{
+    if (s->task != ENGINE_ANSWER)
+        return s->values_from < s->n_ids ? s->values_from : s->n_ids - 1;
+    return (sequence_scores(s) ? s->score_from : s->n_ids) - 1;
+}
+
 uint32_t sequence_share(struct sequence *s, struct blocks *b, uint32_t block_size, uint64_t step,
     bool *soon)
 {
-    uint32_t most = ((sequence_scores(s) ? s->score_from : s->n_ids) - 1) / block_size;
+    uint32_t most = first_computed(s) / block_size;
     struct content found;
 
     hash(s, b, block_size);

@@ -40,6 +40,8 @@ struct sequence {
     uint32_t expected; /* ids planned so far, of max_tokens; those known are n_ids - n_given */
     uint32_t logprobs; /* that its ids are told with: 0, or 1 + N */
     uint32_t score, score_from; /* 0, or 1 + N; the first of the prompt's ids not planned yet */
+    enum engine_task task;
+    uint32_t values_from; /* unless it is answered: the first id whose values are not planned yet */
     uint32_t guesses, n_stops;
     struct guesser guesser; /* if there may be guesses */
     uint32_t length, slot;

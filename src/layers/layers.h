@@ -154,9 +154,10 @@ struct embedding {
 int embedding_layer(struct builder *b, const char *module, uint32_t vocab, uint32_t hidden,
     struct embedding *own);
 
-/* The rows the plan wants outputs of -> logits shards -> ids. `tied`: the embedding that is the
- * head as well, or NULL and the weight is MODULE's. */
-void head_layer(struct builder *b, const char *module, uint32_t vocab, uint32_t hidden,
-    const struct embedding *tied, int in);
+/* The rows the plan wants outputs of -> logits shards -> ids. The plan knows it `as` lm_head, or as
+ * score where `vocab` counts labels. `tied`: the embedding that is the head as well, or NULL and the
+ * weight is MODULE's. */
+void head_layer(struct builder *b, const char *as, const char *module, uint32_t vocab,
+    uint32_t hidden, const struct embedding *tied, int in);
 
 #endif

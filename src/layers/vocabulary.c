@@ -133,24 +133,24 @@ static int tied_logits(struct builder *b, const struct strategy *strategy,
 }
 
 /* Sampling needs no whole logits: a head that would gather them leaves them cut. */
-static int own_logits(struct builder *b, const struct strategy *strategy, const char *module,
-    uint32_t vocab, uint32_t hidden, int picked)
+static int own_logits(struct builder *b, const struct strategy *strategy, const char *as,
+    const char *module, uint32_t vocab, uint32_t hidden, int picked)
 {
     const struct linear_part part = {
-        .module = module, .as = "lm_head", .rows = vocab, .unit = VOCAB_UNIT};
+        .module = module, .as = as, .rows = vocab, .unit = VOCAB_UNIT};
 
     if (b->size > 1 && strategy->cut == CUT_ROWS && strategy->out == OUT_GATHER)
         return linear_cut(b, -1, "logits", &part, hidden, picked);
     return linear_layer(b, -1, "logits", &part, 1, hidden, NULL, picked);
 }
 
-void head_layer(struct builder *b, const char *module, uint32_t vocab, uint32_t hidden,
-    const struct embedding *tied, int in)
+void head_layer(struct builder *b, const char *as, const char *module, uint32_t vocab,
+    uint32_t hidden, const struct embedding *tied, int in)
 {
-    const struct strategy *strategy = builder_strategy(b, "lm_head", KIND_LINEAR);
+    const struct strategy *strategy = builder_strategy(b, as, KIND_LINEAR);
     int picked, logits;
 
-    place_whole(b, -1, "lm_head", in);
+    place_whole(b, -1, as, in);
     picked = builder_buffer(b, "picked", EXTENT_OUTPUTS, hidden);
     builder_op(b, (struct op){.kind = OP_PICK, .layer = -1, .in = {in, -1}, .out = picked});
     if (b->status == STATUS_OK)
@@ -160,8 +160,9 @@ void head_layer(struct builder *b, const char *module, uint32_t vocab, uint32_t 
     if (shares_table(b, strategy, tied, vocab))
         logits = tied_logits(b, strategy, tied, vocab, picked);
     else
-        logits = own_logits(b, strategy, module, vocab, hidden, picked);
-    logits = shard_logits(b, "lm_head", logits, vocab);
+        logits = own_logits(b, strategy, as, module, vocab, hidden, picked);
+    logits = shard_logits(b, as, logits, vocab);
     set_vocabulary(b, logits, vocab);
-    builder_op(b, (struct op){.kind = OP_SAMPLE, .layer = -1, .in = {logits, -1}, .out = -1});
+    builder_op(b, (struct op){.kind = OP_SAMPLE, .layer = -1, .in = {logits, picked},
+        .out = -1});
 }

@@ -28,7 +28,8 @@ static void fill_shape(const struct qwen3_options *o, struct program_shape *s)
         .hidden = (uint32_t)c->hidden,
         .layers = (uint32_t)c->layers,
         .head_dim = (uint32_t)c->head_dim,
-        .vocab = (uint32_t)c->vocab,
+        .vocab = (uint32_t)(c->labels > 0 ? c->labels : c->vocab),
+        .ids = (uint32_t)c->vocab,
         .rms_eps = c->rms_eps,
         .kv_dtype = o->kv_dtype,
         .compute = o->compute,
@@ -73,7 +74,9 @@ static void forward(struct builder *b, const struct qwen3_options *o)
     const char *table;
     int x, h;
 
-    if (b->status == STATUS_OK)
+    if (c->labels > 0)
+        kind = HEAD_UNTIED;
+    else if (b->status == STATUS_OK)
         b->status = source_head(o->source, c, &kind);
     b->loader->tied = kind != HEAD_UNTIED;
     table = kind == HEAD_ONLY ? "lm_head" : "model.embed_tokens";
@@ -83,10 +86,12 @@ static void forward(struct builder *b, const struct qwen3_options *o)
         (struct norm_input){.x = x, .y = -1});
     for (int i = 0; i < c->layers; i++)
         h = decoder_layer(b, c, i, x, h);
-    if (kind == HEAD_UNTIED)
-        head_layer(b, "lm_head", vocab, hidden, NULL, h);
+    if (c->labels > 0)
+        head_layer(b, "score", "score", (uint32_t)c->labels, hidden, NULL, h);
+    else if (kind == HEAD_UNTIED)
+        head_layer(b, "lm_head", "lm_head", vocab, hidden, NULL, h);
     else
-        head_layer(b, table, vocab, hidden, &own, h);
+        head_layer(b, "lm_head", table, vocab, hidden, &own, h);
 }
 
 enum { MODULE_NAME = 96 };
@@ -129,7 +134,7 @@ static void list_layer(struct module_list *l, int i)
 /* Does the plan say only what this model has? */
 static enum status check_plan(const struct tp_plan *plan, int layers)
 {
-    size_t n = (size_t)layers * 15 + 3;
+    size_t n = (size_t)layers * 15 + 4;
     struct module_list l = {
         .modules = calloc(n, sizeof(*l.modules)), .names = calloc(n, sizeof(*l.names))};
     enum status s;
@@ -143,6 +148,7 @@ static enum status check_plan(const struct tp_plan *plan, int layers)
         list_layer(&l, i);
     add_module(&l, KIND_NORM, "model.norm");
     add_module(&l, KIND_LINEAR, "lm_head");
+    add_module(&l, KIND_LINEAR, "score"); /* of a model that has labels in its place */
     s = tp_plan_check(plan, l.modules, l.n);
 out:
     free(l.names);

@@ -43,6 +43,7 @@ enum frame_type {
     FRAME_ACCEPTED = 70, /* frame_accepted */
     FRAME_PAUSED = 71,   /* frame_paused, a line of text */
     FRAME_PROMPT = 72,   /* frame_tokens, ids, text, logprobs, of the prompt */
+    FRAME_VALUES = 74,   /* frame_values, f32s */
     FRAME_STATS = 73,    /* frame_stats, a JSON object */
 };
 
@@ -57,6 +58,8 @@ struct frame_header {
 enum submit_task {
     TASK_COMPLETE, /* an answer */
     TASK_TOKENIZE, /* the prompt's ids, in TOKENS; nothing is computed */
+    TASK_EMBED,    /* the final hidden state of the prompt's last id, in VALUES */
+    TASK_LOGITS,   /* the logits behind its last ids, in VALUES */
 };
 
 /* What the prompt is. */
@@ -125,6 +128,12 @@ struct frame_tokens {
     uint32_t reserved;
 };
 
+struct frame_values {
+    uint32_t fixed;
+    uint32_t columns;  /* numbers that follow */
+    uint64_t position; /* of the prompt's ids */
+};
+
 struct frame_done {
     uint32_t fixed;
     uint32_t finish; /* enum quern_finish */
@@ -170,6 +179,7 @@ enum {
     READY_LEAST = 16,
     ACCEPTED_LEAST = 24,
     TOKENS_LEAST = 32,
+    VALUES_LEAST = 16,
     DONE_LEAST = 48,
     ERROR_LEAST = 16,
     PAUSED_LEAST = 16,

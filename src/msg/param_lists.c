@@ -120,12 +120,22 @@ enum status list_check_runs(const char *name, struct param_bytes list)
     return STATUS_OK;
 }
 
-enum status list_check_stop_ids(const char *name, struct param_bytes list)
+static enum status check_id_list(const char *name, struct param_bytes list, uint32_t most)
 {
     if (list.n % sizeof(int32_t) != 0)
         return ends_within(name);
-    if (list.n / sizeof(int32_t) > MOST_STOP_IDS)
-        return log_fail(STATUS_INVALID, "%s: %zu ids, at most %d are possible", name,
-            list.n / sizeof(int32_t), MOST_STOP_IDS);
+    if (list.n / sizeof(int32_t) > most)
+        return log_fail(STATUS_INVALID, "%s: %zu ids, at most %u are possible", name,
+            list.n / sizeof(int32_t), most);
     return check_ids(name, list.at, (uint32_t)(list.n / sizeof(int32_t)), sizeof(int32_t));
+}
+
+enum status list_check_stop_ids(const char *name, struct param_bytes list)
+{
+    return check_id_list(name, list, MOST_STOP_IDS);
+}
+
+enum status list_check_value_ids(const char *name, struct param_bytes list)
+{
+    return check_id_list(name, list, MOST_VALUE_IDS);
 }

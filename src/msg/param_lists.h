@@ -18,5 +18,6 @@ enum status list_check_texts(const char *name, struct param_bytes list);
 enum status list_check_stops(const char *name, struct param_bytes list);
 enum status list_check_runs(const char *name, struct param_bytes list);
 enum status list_check_stop_ids(const char *name, struct param_bytes list);
+enum status list_check_value_ids(const char *name, struct param_bytes list);
 
 #endif

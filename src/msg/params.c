@@ -49,6 +49,9 @@ static const struct param table[PARAM_KEYS] = {
         .most = LOGPROBS_MOST},
     [PARAM_ECHO] = {"echo", PARAM_U32, AT(echo), .least = 0, .most = 1},
     [PARAM_SPECULATE] = {"speculate", PARAM_U32, AT(speculate), .least = 0, .most = MOST_GUESSES},
+    [PARAM_DIMENSIONS] = {"dimensions", PARAM_U32, AT(dimensions), .least = 0, .most = UINT32_MAX},
+    [PARAM_LAST] = {"last", PARAM_U32, AT(last), .least = 1, .most = UINT32_MAX},
+    [PARAM_VALUE_IDS] = {"value_ids", PARAM_BYTES, AT(value_ids), .check = list_check_value_ids},
 };
 
 enum param_type params_type(unsigned key)

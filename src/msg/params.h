@@ -45,6 +45,9 @@ enum param_key {
     PARAM_PROMPT_LOGPROBS = QUERN_PARAM_PROMPT_LOGPROBS, /* u32, 0 to 20: the same of the prompt */
     PARAM_ECHO = QUERN_PARAM_ECHO,             /* u32, 0 or 1: the prompt is told, too; 0 */
     PARAM_SPECULATE = QUERN_PARAM_SPECULATE,   /* u32, 0 to 16: ids guessed in a step; 0 */
+    PARAM_DIMENSIONS = QUERN_PARAM_DIMENSIONS, /* u32: an embedding's length; 0: the model's */
+    PARAM_LAST = QUERN_PARAM_LAST,             /* u32, 1 and more: logits behind so many last ids; 1 */
+    PARAM_VALUE_IDS = QUERN_PARAM_VALUE_IDS,   /* i32 x n: the logits of these alone */
     PARAM_KEYS,                                  /* one more than the last */
 };
 
@@ -54,6 +57,7 @@ enum {
     MOST_STOP_BYTES = 1024, /* of one */
     MOST_STOP_IDS = 128,
     MOST_GUESSES = 16,
+    MOST_VALUE_IDS = 1024,
 };
 
 enum param_type { PARAM_NONE, PARAM_U32, PARAM_U64, PARAM_F32, PARAM_I32, PARAM_BYTES };
@@ -77,8 +81,8 @@ struct params {
     float temperature, top_p, min_p;
     uint64_t seed, key;
     float repetition_penalty, frequency_penalty, presence_penalty;
-    uint32_t min_tokens, include_stop, choices, logprobs, prompt_logprobs, echo, speculate;
-    struct param_bytes logit_bias, bad_words, bad_ids, stop, stop_ids;
+    uint32_t min_tokens, include_stop, choices, logprobs, prompt_logprobs, echo, speculate, dimensions, last;
+    struct param_bytes logit_bias, bad_words, bad_ids, stop, stop_ids, value_ids;
 };
 
 enum { PRIORITY_LEAST = -1000, PRIORITY_MOST = 1000 };

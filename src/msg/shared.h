@@ -45,6 +45,8 @@ enum {
 /* What rank 0 found in the model. Writer: rank 0, before STAGE_READY. */
 struct model_facts {
     uint32_t vocab, max_model_len, max_seqs;
+    uint32_t hidden; /* numbers of a hidden state */
+    uint32_t width;  /* logits of a position: vocab, or the labels of a model that scores */
     uint32_t reserved;
     struct sampling defaults; /* generation_config.json; seed and choice unused */
 };
@@ -64,7 +66,7 @@ enum request_kind {
     REQUEST_CANCEL,
     REQUEST_STOP, /* all of it, in good order */
 };
-enum request_flag { REQUEST_IGNORE_EOS = 1 };
+enum request_flag { REQUEST_IGNORE_EOS = 1, REQUEST_POOL = 2, REQUEST_LOGITS = 4 };
 enum { ALL_CHOICES = UINT32_MAX };
 struct request_msg {
     uint32_t generation;
@@ -77,6 +79,7 @@ struct request_msg {
     uint32_t max_tokens; /* of each answer, with what it has already */
     uint32_t guesses;    /* in a step */
     uint32_t score, score_from; /* as in struct engine_request, of choice 0 */
+    uint32_t last;       /* with REQUEST_LOGITS: of so many ids */
     /* int32 words, released up to `end` once read: the prompt; for each answer its choice, how many
      * ids it has already (produced before a restart), and these; sampling's n_bias and n_bad words;
      * the stops. */
@@ -92,6 +95,7 @@ struct request_msg {
 enum token_kind {
     TOKEN_ID,     /* with logprobs, if asked for: token_logprob, the id's and then the likeliest's */
     TOKEN_SCORED, /* the same of prompt ids */
+    TOKEN_VALUES, /* f32: a hidden state, or the logits of a position */
     TOKEN_DONE,
     TOKEN_ERROR,  /* of all choices */
 };
@@ -107,7 +111,7 @@ struct token_msg {
     uint32_t choice;
     int32_t token;          /* ID; DONE with QUERN_FINISH_STOP: the id that ended it */
     uint32_t is_eos;        /* ... and whether the model says so, and not the request */
-    uint32_t position;      /* SCORED: index of the id in the prompt */
+    uint32_t position;      /* SCORED, VALUES: index of the id in the prompt */
     uint32_t output_tokens; /* with TOKEN_DONE: the end token counts */
     uint32_t error;         /* with TOKEN_ERROR: enum token_error */
     uint64_t detail[2];

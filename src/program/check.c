@@ -186,7 +186,7 @@ static bool shape_valid(const struct program_shape *s)
         s->limits.block_size == 0 || s->limits.n_blocks > BLOCK_MOST ||
         s->limits.max_tokens == 0 || s->limits.max_slots == 0 ||
         s->vocab_first > s->vocab || s->vocab_rows > s->vocab - s->vocab_first ||
-        s->vocab > INT32_MAX || s->limits.vocab > s->vocab)
+        s->vocab > INT32_MAX || s->limits.vocab > program_ids(s))
         return false;
     for (uint32_t h = 0; h < s->heads; h++)
         if (s->q_to_kv[h] >= s->kv_heads)

@@ -29,7 +29,7 @@ static const char *check_embed(const struct walk *w, const struct op *op)
 {
     const struct buffer_spec *out = spec_of(w, op->out);
     const struct weight *table = op->weight;
-    uint32_t vocab = w->p->shape.vocab;
+    uint32_t vocab = program_ids(&w->p->shape);
 
     if (out->rows != EXTENT_TOKENS || table->k != out->cols)
         return "the table's rows are not the buffer's";
@@ -257,5 +257,5 @@ const struct op_rule op_rules[OP_KINDS] = {
         .result = maximum},
     [OP_MAX_REDUCE] = {.in0 = REPLICATE | MAXIMUM, .result = replicated},
     [OP_PICK] = {.in0 = REPLICATE | SHARD, .out = true, .check = check_pick, .result = as_input},
-    [OP_SAMPLE] = {.in0 = SHARD, .check = check_sample},
+    [OP_SAMPLE] = {.in0 = SHARD, .in1 = REPLICATE, .in1_optional = true, .check = check_sample},
 };

@@ -270,6 +270,7 @@ static bool outputs_valid(const struct plan_row *row)
     case OUTPUT_NONE: return row->n_outputs == 0;
     case OUTPUT_TOKEN:
     case OUTPUT_LOGITS:
+    case OUTPUT_POOLED:
     case OUTPUT_SCORE: return some;
     default: return false;
     }

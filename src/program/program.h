@@ -28,7 +28,8 @@
  *   OP_AMAX       in[0] [rows, k] -> out [rows, act_groups] of weight: a maximum that is due
  *   OP_MAX_REDUCE in place: that -> Replicate
  *   OP_PICK       in[0] [tokens, cols] -> out [outputs, cols], placed alike
- *   OP_SAMPLE     in[0] [outputs, vocab_rows], Shard
+ *   OP_SAMPLE     in[0] [outputs, vocab_rows], Shard; in[1] [outputs, hidden], Replicate, or none:
+ *                 hidden states, for those who want them
  * A buffer's placement is what its last writer, or an operation in place, made of it;
  * buffer_spec.place is what the first writer makes of it (of OP_AMAX's nothing is declared).
  * On one rank Shard, Replicate and Sequence are the same thing; Partial stays a debt

@@ -65,6 +65,7 @@ void answers_free(struct request *r)
     }
     free(r->answers);
     stop_texts_free(r->stops);
+    bytes_free(&r->rows);
     free(r->scores);
 }
 
@@ -259,8 +260,7 @@ static enum status journal(struct request *r, struct answer *a, int32_t id,
     return look_for_stops(r, a);
 }
 
-/* How it will end, whatever rank 0 says. */
-static void give_up(struct request *r, enum quern_code code, const char *line)
+void request_give_up(struct request *r, enum quern_code code, const char *line)
 {
     if (r->code != QUERN_CODE_NONE)
         return;
@@ -280,7 +280,7 @@ void answer_take_id(struct request *r, struct answer *a, int32_t id,
     if (r->first_ns == 0)
         r->first_ns = spin_now_ns();
     if (journal(r, a, id, logprobs) != STATUS_OK) {
-        give_up(r, QUERN_CODE_OVERLOADED, log_last_error());
+        request_give_up(r, QUERN_CODE_OVERLOADED, log_last_error());
         return;
     }
     if (a->n_ids - a->n_sent >= PARK_AT && r->client != r->client->sv->nobody && !r->parking) {
@@ -299,7 +299,7 @@ void answer_take_score(struct request *r, uint32_t position, const struct token_
     if (r->scores == NULL) {
         r->scores = calloc((size_t)r->n_ids * each, sizeof(*r->scores));
         if (r->scores == NULL) {
-            give_up(r, QUERN_CODE_OVERLOADED, "no memory for the logprobs of the prompt");
+            request_give_up(r, QUERN_CODE_OVERLOADED, "no memory for the logprobs of the prompt");
             return;
         }
         for (uint32_t i = 0; i < each; i++)
@@ -338,7 +338,7 @@ void answer_take_broken(struct request *r, struct answer *a, enum quern_code cod
 {
     let_go(r, a);
     if (r->code == QUERN_CODE_NONE)
-        give_up(r, code, line);
+        request_give_up(r, code, line);
     else if (r->n_running == 0)
         request_end(r);
 }
@@ -366,6 +366,10 @@ void answers_take_back(struct request *r)
             continue;
         if (a->stopped)
             answer_end(r, a, QUERN_FINISH_STOP, a->n_ids);
+        else if (wants_values(r) && r->n_values == values_wanted(r))
+            answer_end(r, a, QUERN_FINISH_STOP, 0);
+        else if (wants_values(r))
+            continue;
         else if (a->n_ids >= r->params.max_tokens ||
                  r->n_ids + a->n_ids >= sv->facts.max_model_len)
             answer_end(r, a, QUERN_FINISH_LENGTH, a->n_ids);

@@ -241,7 +241,7 @@ static bool send_prompt(struct request *r)
 /* As after a restart, from the journal. */
 static void go_on(struct request *r)
 {
-    if (r->state != REQUEST_PARKED)
+    if (r->state != REQUEST_PARKED || values_waiting(r))
         return;
     for (uint32_t i = 0; i < r->n_answers; i++)
         if (r->answers[i].n_ids - r->answers[i].n_sent > GO_ON_AT)
@@ -255,6 +255,8 @@ static bool send_news(struct request *r)
 {
     if (!send_prompt(r))
         return client_waiting(r->client) <= OUT_MARK && !r->client->leaving;
+    if (!send_values(r))
+        return false;
     for (uint32_t i = 0; i < r->n_answers; i++)
         if (!send_answer(r, &r->answers[i]))
             return false;

@@ -17,17 +17,17 @@ enum { AHEAD = 2, MOST_CROWDS = 8 /* with rank 0, of as many as it has room for 
 /* To rank 0 ------------------------------------------------------------------------------- */
 
 /* ids [n] `stride` bytes apart, not aligned; what: whose they are, as in "token id 7". */
-static bool in_range(const struct model_facts *f, const char *what, const void *ids, size_t n,
-    size_t stride, char line[LOG_LINE_BYTES])
+static bool in_range(uint32_t vocab, const char *what, const void *ids, size_t n, size_t stride,
+    char line[LOG_LINE_BYTES])
 {
     for (size_t i = 0; i < n; i++) {
         int32_t id;
 
         memcpy(&id, (const char *)ids + i * stride, sizeof(id));
-        if (id >= 0 && (uint32_t)id < f->vocab)
+        if (id >= 0 && (uint32_t)id < vocab)
             continue;
         snprintf(line, LOG_LINE_BYTES, "%s %d is out of range: this model has ids 0 to %u", what, id,
-            f->vocab - 1);
+            vocab - 1);
         return false;
     }
     return true;
@@ -41,11 +41,29 @@ static bool check_ids(const struct model_facts *f, const struct request *r, char
     uint32_t n;
 
     while (list_next_run(&runs, &run, &n))
-        if (!in_range(f, "bad_ids: token id", run, n, sizeof(int32_t), line))
+        if (!in_range(f->vocab, "bad_ids: token id", run, n, sizeof(int32_t), line))
             return false;
-    return in_range(f, "token id", r->ids, r->n_ids, sizeof(int32_t), line) &&
-           in_range(f, "logit_bias: token id", p->logit_bias.at, p->logit_bias.n / 8, 8, line) &&
-           in_range(f, "stop_ids: token id", p->stop_ids.at, p->stop_ids.n / 4, 4, line);
+    return in_range(f->vocab, "token id", r->ids, r->n_ids, sizeof(int32_t), line) &&
+           in_range(f->vocab, "logit_bias: token id", p->logit_bias.at, p->logit_bias.n / 8, 8, line) &&
+           in_range(f->vocab, "stop_ids: token id", p->stop_ids.at, p->stop_ids.n / 4, 4, line) &&
+           in_range(f->width, "value_ids: id", p->value_ids.at, p->value_ids.n / 4, 4, line);
+}
+
+/* What this model can do. */
+static bool check_task(const struct model_facts *f, const struct request *r, char line[LOG_LINE_BYTES])
+{
+    const struct params *p = &r->params;
+
+    line[0] = '\0';
+    if (r->task == TASK_COMPLETE && f->width != f->vocab)
+        snprintf(line, LOG_LINE_BYTES, "this model scores its prompt with %u labels, it completes "
+            "nothing: ask for its logits", f->width);
+    else if (r->task == TASK_EMBED && p->dimensions > f->hidden)
+        snprintf(line, LOG_LINE_BYTES, "dimensions %u: this model's embeddings have %u", p->dimensions,
+            f->hidden);
+    else if (r->task == TASK_LOGITS && p->last > r->n_ids)
+        snprintf(line, LOG_LINE_BYTES, "last %u: the prompt has %u tokens", p->last, r->n_ids);
+    return line[0] == '\0';
 }
 
 static enum quern_code check_prompt(const struct supervisor *sv, const struct request *r,
@@ -57,13 +75,14 @@ static enum quern_code check_prompt(const struct supervisor *sv, const struct re
         snprintf(line, LOG_LINE_BYTES, "the prompt is empty: give it at least one character");
         return QUERN_CODE_BAD_REQUEST;
     }
-    if (r->n_ids >= f->max_model_len) {
+    if (r->n_ids + (r->task == TASK_COMPLETE) > f->max_model_len) {
         snprintf(line, LOG_LINE_BYTES, "the prompt has %u tokens, the context holds %u with at "
             "least one new one: shorten it%s", r->n_ids, f->max_model_len,
             sv->config.max_model_len ? " or raise --max-model-len" : "");
         return QUERN_CODE_TOO_LONG;
     }
-    return check_ids(f, r, line) ? QUERN_CODE_NONE : QUERN_CODE_BAD_REQUEST;
+    return check_ids(f, r, line) && check_task(f, r, line) ? QUERN_CODE_NONE
+                                                           : QUERN_CODE_BAD_REQUEST;
 }
 
 /* As the request has it, or else the model. */
@@ -124,6 +143,13 @@ static void write_payload(const struct request *r, char *at)
     put(at, p->stop_ids.at, p->stop_ids.n);
 }
 
+static uint16_t flags_of(const struct request *r)
+{
+    uint16_t flags = r->params.ignore_eos ? REQUEST_IGNORE_EOS : 0;
+
+    return flags | (r->task == TASK_EMBED ? REQUEST_POOL : r->task == TASK_LOGITS ? REQUEST_LOGITS : 0);
+}
+
 /* All but the payload's place. */
 static struct request_msg message_of(const struct supervisor *sv, const struct request *r)
 {
@@ -131,7 +157,7 @@ static struct request_msg message_of(const struct supervisor *sv, const struct r
     struct request_msg m = {
         .generation = sv->shared.generation,
         .kind = REQUEST_SUBMIT,
-        .flags = p->ignore_eos ? REQUEST_IGNORE_EOS : 0,
+        .flags = flags_of(r),
         .id = r->id,
         .n_prompt = r->n_ids,
         .n_stops = p->stop_ids.n / (uint32_t)sizeof(int32_t),
@@ -139,6 +165,7 @@ static struct request_msg message_of(const struct supervisor *sv, const struct r
         .guesses = p->speculate,
         .score = r->n_scored < r->n_ids ? request_scores(r) : 0,
         .score_from = r->n_scored,
+        .last = values_wanted(r) - r->n_values,
         .priority = p->priority,
         .arrived_ns = r->first_ns == 0 ? r->arrived_ns : 0,
         .sampling = sampling_of(p, &sv->facts.defaults),
@@ -330,6 +357,15 @@ static const struct token_logprob *logprobs_of(const struct supervisor *sv, cons
                : NULL;
 }
 
+static void take_values(const struct supervisor *sv, struct request *r, const struct token_msg *m)
+{
+    uint32_t columns = r->task == TASK_EMBED ? sv->facts.hidden : sv->facts.width;
+    const float *row = ring_buffer_at(&sv->shared.token_bytes, m->at, m->bytes);
+
+    if (wants_values(r) && row != NULL && m->bytes == columns * sizeof(*row))
+        request_take_values(r, m->position, row);
+}
+
 static void take_one(struct supervisor *sv, struct request *r, const struct token_msg *m)
 {
     struct answer *a = m->choice < r->n_answers ? &r->answers[m->choice] : NULL;
@@ -348,6 +384,7 @@ static void take_one(struct supervisor *sv, struct request *r, const struct toke
         if (m->bytes > 0 && logprobs != NULL)
             answer_take_score(r, m->position, logprobs);
         break;
+    case TOKEN_VALUES: take_values(sv, r, m); break;
     case TOKEN_DONE: answer_take_done(r, a, m); break;
     case TOKEN_ERROR: take_error(r, a, m); break;
     default: break;

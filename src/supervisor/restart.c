@@ -210,11 +210,12 @@ static bool take_facts(struct supervisor *sv)
     bool first = sv->facts.vocab == 0;
 
     if (f.vocab == 0 || f.vocab > VOCAB_TABLE_MOST_TOKENS || f.max_model_len < 2 ||
-        f.max_seqs == 0) {
+        f.max_seqs == 0 || f.hidden == 0 || f.width == 0) {
         supervisor_fail(sv, QUERN_CODE_INTERNAL, "rank 0 says of its model what cannot be");
         return false;
     }
-    if (!first && (f.vocab != sv->facts.vocab || f.max_model_len < sv->facts.max_model_len)) {
+    if (!first && (f.vocab != sv->facts.vocab || f.hidden != sv->facts.hidden ||
+                      f.width != sv->facts.width || f.max_model_len < sv->facts.max_model_len)) {
         supervisor_fail(sv, QUERN_CODE_WORKER_DIED, "the workers, started again, found another model "
             "or less memory: start the server again");
         return false;

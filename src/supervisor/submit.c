@@ -24,8 +24,9 @@ static enum status check_submit(const struct frame_submit *f, size_t rest)
             "follow", f->params_bytes, f->prompt_bytes, rest);
     if (f->flags != 0)
         return log_fail(STATUS_UNKNOWN, "flags %#x: this version of quern does not have them", f->flags);
-    if (f->task > TASK_TOKENIZE)
-        return log_fail(STATUS_UNKNOWN, "task %u: there are 0 (complete) and 1 (tokenize)", f->task);
+    if (f->task > TASK_LOGITS)
+        return log_fail(STATUS_UNKNOWN, "task %u: there are 0 (complete), 1 (tokenize), 2 (embed) and 3 "
+            "(logits)", f->task);
     if (f->prompt > PROMPT_CHAT)
         return log_fail(STATUS_UNKNOWN, "a prompt of kind %u: there are 0 (text), 1 (ids), 2 (chat)",
             f->prompt);
@@ -70,7 +71,8 @@ static enum status copy_ids(struct request *r, const void *ids, size_t bytes)
 /* They count as prompts do. */
 static size_t lists_bytes(const struct params *p)
 {
-    return (size_t)p->logit_bias.n + p->bad_words.n + p->bad_ids.n + p->stop.n + p->stop_ids.n;
+    return (size_t)p->logit_bias.n + p->bad_words.n + p->bad_ids.n + p->stop.n + p->stop_ids.n +
+           p->value_ids.n;
 }
 
 static enum status fill(struct request *r, const struct frame_submit *f, const void *params,

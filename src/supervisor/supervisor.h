@@ -154,6 +154,9 @@ struct request {
     struct stop_texts *stops;
     struct answer *answers;      /* [n_answers] */
     uint32_t n_answers, n_running;
+    struct bytes rows;           /* EMBED, LOGITS: f32 rows [rows_sent, n) that wait for the client */
+    size_t rows_sent;
+    uint32_t n_values;           /* rows that have come */
     enum quern_code code;        /* ended with an error: */
     char *line;
     uint64_t arrived_ns, first_ns, ended_ns, keep_until_ns;
@@ -430,6 +433,23 @@ size_t answer_text_room(const struct supervisor *sv, const int32_t *ids, uint32_
 size_t answer_text_end(const struct request *r, struct answer *a, char *out);
 /* It was told up to there. */
 void answer_rewind(struct request *r, struct answer *a, uint32_t after);
+
+/* Ends it with this when rank 0 has let go of all of it. */
+void request_give_up(struct request *r, enum quern_code code, const char *line);
+
+/* values.c: of EMBED and LOGITS */
+static inline bool wants_values(const struct request *r)
+{
+    return r->task == TASK_EMBED || r->task == TASK_LOGITS;
+}
+uint32_t values_columns(const struct request *r);
+/* Rows in all. */
+uint32_t values_wanted(const struct request *r);
+/* All columns of a row: a hidden state, or the logits of a position. */
+void request_take_values(struct request *r, uint32_t position, const float *row);
+bool values_waiting(const struct request *r);
+/* False: the socket takes no more. */
+bool send_values(struct request *r);
 
 /* text_link.c, rank_link.c */
 enum status text_take_replies(struct supervisor *sv);

@@ -21,16 +21,16 @@ void leader_go_on(struct leader *l)
 
 static enum status finish_oldest(struct leader *l)
 {
-    struct step_result result;
+    const struct step_result *r = &l->result;
     enum status s;
 
     meter_pause(&l->meter, spin_now_ns());
-    s = worker_wait(l->w, &result);
+    s = worker_wait(l->w, &l->result);
     if (s != STATUS_OK)
         return s;
     leader_go_on(l);
-    meter_done(&l->meter, result.number, l->meter.since_ns);
-    engine_done(l->engine, result.number, result.ids, result.logprobs, leader_emit, l);
+    meter_done(&l->meter, r->number, l->meter.since_ns);
+    engine_done(l->engine, r->number, r->ids, r->logprobs, leader_emit, l);
     leader_publish(l);
     doorbell_ring(&l->w->shared->supervisor_bell);
     return l->status;

@@ -14,6 +14,7 @@ struct leader {
     struct worker *w;
     struct engine *engine;
     struct plan *plan; /* being written */
+    struct step_result result; /* being told */
     struct meter meter;
     struct pace pace;
     size_t wanted; /* bytes of the message that waits for room */

@@ -65,6 +65,10 @@ static enum status add_answers(struct leader *l, const struct request_msg *m, co
         .ignore_eos = (m->flags & REQUEST_IGNORE_EOS) != 0,
         .guesses = m->guesses,
         .score_from = m->score_from,
+        .task = (m->flags & REQUEST_POOL) != 0     ? ENGINE_POOL
+                : (m->flags & REQUEST_LOGITS) != 0 ? ENGINE_LOGITS
+                                                   : ENGINE_ANSWER,
+        .last = m->last,
         .priority = m->priority,
         .arrived_ns = m->arrived_ns,
     };

@@ -82,11 +82,23 @@ void leader_tell(struct leader *l, struct token_msg *m, const void *payload)
     l->unpublished++;
 }
 
+/* Of an output of the step. */
+static const float *values_of(const struct leader *l, const struct engine_event *e, uint32_t *bytes)
+{
+    const struct program_shape *shape = &l->w->model.program.shape;
+    uint32_t columns = e->pooled ? shape->hidden : shape->vocab;
+    const float *rows = e->pooled ? l->result.hidden : l->result.logits;
+
+    *bytes = columns * (uint32_t)sizeof(*rows);
+    return rows + (size_t)e->output * columns;
+}
+
 void leader_emit(void *context, const struct engine_event *e)
 {
     static const uint16_t kinds[] = {
         [ENGINE_ID] = TOKEN_ID,
         [ENGINE_SCORED] = TOKEN_SCORED,
+        [ENGINE_VALUES] = TOKEN_VALUES,
         [ENGINE_DONE] = TOKEN_DONE,
     };
     static const uint16_t finish[] = {
@@ -112,5 +124,9 @@ void leader_emit(void *context, const struct engine_event *e)
         .bytes = e->n_logprobs * (uint32_t)sizeof(*e->logprobs),
     };
 
-    leader_tell(l, &m, e->logprobs);
+    const void *payload = e->logprobs;
+
+    if (e->kind == ENGINE_VALUES)
+        payload = values_of(l, e, &m.bytes);
+    leader_tell(l, &m, payload);
 }

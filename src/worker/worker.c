@@ -147,6 +147,8 @@ static void tell_facts(struct worker *w)
     f->vocab = (uint32_t)w->config.vocab;
     f->max_model_len = w->max_model_len;
     f->max_seqs = w->limits.max_slots;
+    f->hidden = (uint32_t)w->config.hidden;
+    f->width = w->model.program.shape.vocab;
     f->defaults = (struct sampling){
         .temperature = g->do_sample ? g->temperature : 0,
         .top_p = g->top_p,

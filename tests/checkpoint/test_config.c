@@ -272,12 +272,30 @@ static void windows_matter_where_a_layer_slides(void **state)
                    "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2.0}}", "layer 0 slides");
 }
 
+static void a_classifier_has_labels(void **state)
+{
+    struct model_config cfg;
+
+    (void)state;
+    cfg = read_good("{" QWEN3 ", \"architectures\": [\"Qwen3ForSequenceClassification\"]}");
+    assert_int_equal(cfg.labels, 2);
+    cfg = read_good("{" QWEN3 ", \"architectures\": [\"Qwen3ForSequenceClassification\"], "
+                    "\"id2label\": {\"0\": \"no\", \"1\": \"so\", \"2\": \"yes\"}}");
+    assert_int_equal(cfg.labels, 3);
+    cfg = read_good("{" QWEN3 ", \"architectures\": [\"Qwen3ForSequenceClassification\"], "
+                    "\"num_labels\": 1}");
+    assert_int_equal(cfg.labels, 1);
+    cfg = read_good("{" QWEN3 ", \"num_labels\": 7}");
+    assert_int_equal(cfg.labels, 0);
+    assert_refused("{" QWEN3 ", \"architectures\": [\"Qwen3ForSequenceClassification\"], "
+                   "\"num_labels\": 0}", "num_labels");
+}
+
 static void other_kinds_of_model_are_named(void **state)
 {
     static const struct {
         const char *class, *why;
     } others[] = {
-        { "Qwen3ForSequenceClassification", "is a classifier or reward model" },
         { "Qwen3ForTokenClassification", "is a tagger" },
         { "Qwen3ForQuestionAnswering", "is a span finder" },
         { "Qwen3ForMultimodal", "Qwen3ForMultimodal is not one quern runs: where the weights" },
@@ -413,6 +431,7 @@ int main(void)
         IN_TEMP(of_a_key_that_is_there_twice_the_last_counts),
         IN_TEMP(every_spelling_of_a_type_is_known),
         IN_TEMP(windows_matter_where_a_layer_slides),
+        IN_TEMP(a_classifier_has_labels),
         IN_TEMP(other_kinds_of_model_are_named),
         cmocka_unit_test(storyteller_is_read),
     };

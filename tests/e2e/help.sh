@@ -29,7 +29,7 @@ options_of()
 
 manual_options()
 {
-    awk -v runtime='run serve logits plan bench:throughput' '
+    awk -v runtime='run serve embed logits plan bench:throughput' '
         function tell(names,   list, n, i) {
             n = split(names, list, " ")
             for (i = 1; i <= n; i++)

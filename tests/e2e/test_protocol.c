@@ -247,9 +247,9 @@ static void what_a_later_client_says_is_refused_unless_it_is_zero(void **state)
     free(text);
     submit_of_length(&c, 2, 16, 1);
     raw_refused(&c, 2, QUERN_CODE_UNKNOWN, "uses a field at byte 24");
-    p.task = 2;
+    p.task = 4;
     assert_true(raw_submit(&c, 3, p, PROMPT));
-    raw_refused(&c, 3, QUERN_CODE_UNKNOWN, "task 2");
+    raw_refused(&c, 3, QUERN_CODE_UNKNOWN, "task 4");
     p.task = TASK_COMPLETE;
     p.prompt = 3;
     assert_true(raw_submit(&c, 4, p, PROMPT));

@@ -46,6 +46,7 @@ struct fake_step {
     uint32_t n_outputs;
     int32_t ids[FAKE_OUTPUTS];
     struct token_logprob logprobs[FAKE_OUTPUTS][LOGPROBS_MOST + 1];
+    uint32_t values[FAKE_OUTPUTS]; /* of pooled and logits rows: a hash of what is before */
 };
 
 struct fake_device {
@@ -178,6 +179,11 @@ static inline void fake_row(struct fake_device *d, const struct plan *p, const s
                         : row->output == OUTPUT_SCORE ? row->next_id
                                                       : -1;
 
+        if (row->output == OUTPUT_POOLED || row->output == OUTPUT_LOGITS) {
+            step->values[step->n_outputs] = fake_read(d, s, from + i + 1) + row->output;
+            step->ids[step->n_outputs++] = NO_ID;
+            continue;
+        }
         if (wrong) {
             step->ids[step->n_outputs++] = NO_ID;
             continue;

@@ -17,6 +17,8 @@ struct expected {
     int32_t prompt[CONTEXT], answer[CHOICES][CONTEXT];
     uint32_t n_prompt, max_tokens, got[CHOICES], choices, n_done, score_from, scored;
     int32_t priority, stop; /* an id that ends it */
+    enum engine_task task;
+    uint32_t last, valued; /* of ENGINE_LOGITS; the index whose values come next */
     bool ignore_eos, added, cancelled, done[CHOICES];
 };
 
@@ -24,6 +26,7 @@ struct run {
     struct engine *engine;
     struct fake_device device;
     struct plan *plan;
+    const struct fake_step *step; /* that is reported */
     struct expected *requests; /* [REQUESTS], number id - 1 */
     uint32_t n_added, n_done;
     uint64_t seed;
@@ -47,6 +50,11 @@ static void check_end(struct run *r, const struct expected *x, const struct engi
 
     switch (e->finish) {
     case ENGINE_STOP:
+        if (x->task != ENGINE_ANSWER) {
+            if (x->valued != x->n_prompt || e->output_tokens != 0)
+                wrong(r, "ended before its values");
+            break;
+        }
         if (!ends(x, x->answer[e->choice][got]) || e->output_tokens != got + 1 ||
             e->token != x->answer[e->choice][got] ||
             e->is_eos != (!x->ignore_eos && (e->token == EOS || e->token == EOS + 1)))
@@ -77,6 +85,18 @@ static void check_score(struct run *r, struct expected *x, const struct engine_e
         wrong(r, "another score than alone");
 }
 
+static void check_values(struct run *r, struct expected *x, const struct engine_event *e)
+{
+    uint32_t hash = 1;
+
+    for (uint32_t i = 0; i <= e->position; i++)
+        hash = fake_mix(hash, x->prompt[i]);
+    if (x->task == ENGINE_ANSWER || e->position != x->valued++ || e->position >= x->n_prompt ||
+        r->step->values[e->output] !=
+            hash + (x->task == ENGINE_POOL ? OUTPUT_POOLED : OUTPUT_LOGITS))
+        wrong(r, "other values than alone");
+}
+
 static void check_event(void *context, const struct engine_event *e)
 {
     struct run *r = context;
@@ -89,6 +109,7 @@ static void check_event(void *context, const struct engine_event *e)
     }
     switch (e->kind) {
     case ENGINE_SCORED: check_score(r, x, e); break;
+    case ENGINE_VALUES: check_values(r, x, e); break;
     case ENGINE_ID:
         if (*got >= x->max_tokens || e->token != x->answer[e->choice][*got] || ends(x, e->token))
             wrong(r, "another id than alone");
@@ -132,6 +153,8 @@ static void add_choices(struct run *r, const struct expected *x, uint64_t id, ui
         .stops = &x->stop, .n_stops = x->stop >= 0, .guesses = pick(r, 3) == 0 ? 1 + pick(r, 5) : 0,
         .sampling = {.seed = id, .top_p = 1}};
 
+    e.task = x->task;
+    e.last = x->last;
     for (uint32_t c = 0; c < x->choices; c++) {
         e.sampling.choice = c;
         e.score = c == 0 && x->score_from < x->n_prompt;
@@ -161,6 +184,13 @@ static void add_one(struct run *r)
     x->stop = pick(r, 3) == 0 ? (int32_t)pick(r, FAKE_VOCAB) : -1;
     x->score_from = pick(r, 5) == 0 ? 1 + pick(r, x->n_prompt) : x->n_prompt;
     x->scored = x->score_from;
+    if (pick(r, 8) == 0) {
+        x->task = pick(r, 2) == 0 ? ENGINE_POOL : ENGINE_LOGITS;
+        x->choices = 1;
+        x->last = x->task == ENGINE_POOL ? 1 : 1 + pick(r, x->n_prompt);
+        x->valued = x->n_prompt - x->last;
+        x->scored = x->score_from = x->n_prompt;
+    }
     for (uint32_t c = 0; c < x->choices; c++)
         fake_answer(x->prompt, x->n_prompt, c, x->answer[c], x->max_tokens);
     x->added = true;
@@ -194,12 +224,10 @@ static bool plan_one(struct run *r)
 
 static bool finish_one(struct run *r)
 {
-    const struct fake_step *step;
-
     if (r->device.submitted == r->device.finished)
         return false;
-    step = fake_finish(&r->device);
-    engine_done(r->engine, step->number, step->ids, step->logprobs[0], check_event, r);
+    r->step = fake_finish(&r->device);
+    engine_done(r->engine, r->step->number, r->step->ids, r->step->logprobs[0], check_event, r);
     return true;
 }
 

@@ -364,7 +364,7 @@ static void add_program(struct rank *r, const struct model *m)
     add_op(r, (struct op){.kind = OP_PICK, .layer = -1, .in = {last, -1}, .out = picked});
     add_op(r, (struct op){.kind = OP_LINEAR, .layer = -1, .in = {picked, -1}, .out = logits,
         .weight = add_matrix(r, "head", m->head + vocab.first * HIDDEN, vocab.count, HIDDEN)});
-    add_op(r, (struct op){.kind = OP_SAMPLE, .layer = -1, .in = {logits, -1}, .out = -1});
+    add_op(r, (struct op){.kind = OP_SAMPLE, .layer = -1, .in = {logits, picked}, .out = -1});
     assert_int_equal(program_check(&r->program), STATUS_OK);
 }
 

@@ -197,9 +197,9 @@ enum status layer_model_build(struct layer_model *m, const struct layer_options 
     for (int i = 0; i < LAYERS; i++)
         h = decoder_layer(b, o, i, x, h);
     if (o->untied)
-        head_layer(b, "lm_head", VOCAB, HIDDEN, NULL, h);
+        head_layer(b, "lm_head", "lm_head", VOCAB, HIDDEN, NULL, h);
     else
-        head_layer(b, "model.embed_tokens", VOCAB, HIDDEN, &own, h);
+        head_layer(b, "lm_head", "model.embed_tokens", VOCAB, HIDDEN, &own, h);
     return builder_finish(b);
 }
 

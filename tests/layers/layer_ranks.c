@@ -262,9 +262,9 @@ static void append_layers(struct builder *b, layer_case *layers, const struct la
     x = embedding_layer(b, "model.embed_tokens", z->vocab, z->hidden, &own);
     x = layers(b, z, x);
     if (z->tied)
-        head_layer(b, "model.embed_tokens", z->vocab, z->hidden, &own, x);
+        head_layer(b, "lm_head", "model.embed_tokens", z->vocab, z->hidden, &own, x);
     else
-        head_layer(b, "lm_head", z->vocab, z->hidden, NULL, x);
+        head_layer(b, "lm_head", "lm_head", z->vocab, z->hidden, NULL, x);
 }
 
 /* INVALID: the layers do not fit together. */

@@ -37,7 +37,7 @@ static inline int fixture_open(void **state)
         .text_ready = true, .listen_fd = -1, .lock_fd = -1, .spare_fd = -1,
         .signal_fd = -1, .private_fd = -1, .parent_fd = -1, .accept_at_ns = UINT64_MAX,
         .config = {.tp = 1, .max_restarts = 3, .load_timeout_s = 60, .step_timeout_s = 60},
-        .facts = {.vocab = FIXTURE_VOCAB, .max_model_len = 1 << 20, .max_seqs = 1 << 20,
+        .facts = {.vocab = FIXTURE_VOCAB, .width = FIXTURE_VOCAB, .hidden = 8, .max_model_len = 1 << 20, .max_seqs = 1 << 20,
             .defaults = {.top_k = FIXTURE_TOP_K}}};
     sv->text_child = (struct child){.sv = sv, .kind = CHILD_TEXT, .state = CHILD_RUNNING, .pidfd = -1};
     for (int i = 0; i < MAX_RANKS; i++)
