@@ -253,6 +253,9 @@ int quern_error_code(const struct quern *q);
 uint32_t quern_vocab_size(const struct quern *q);   /* token ids are below it */
 uint32_t quern_context_size(const struct quern *q); /* tokens of prompt and answer together */
 const char *quern_model_name(const struct quern *q);
+/* Servers of the same weights with the same one give the same answers, bit for bit: it is made of
+ * version, instruction set, ranks, plan and types. 0: an older server. */
+uint64_t quern_fingerprint(const struct quern *q);
 /* Of the server. The generation grows by one each time its workers are started anew. */
 uint32_t quern_generation(const struct quern *q);
 const char *quern_server_version(const struct quern *q);

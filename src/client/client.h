@@ -90,6 +90,7 @@ struct quern {
     struct lent text, ids, logprobs, values;
     struct lent tokenized, stats;
     uint32_t vocab, context, generation;
+    uint64_t fingerprint;
     char model[256], version[64];
     int code;                 /* enum quern_code of `error` */
     char error[LOG_LINE_BYTES];

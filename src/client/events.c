@@ -98,6 +98,7 @@ static enum status on_ready(struct quern *q, const struct frame_header *h, const
     q->event.generation = q->generation = r.generation;
     q->vocab = r.vocab;
     q->context = r.max_model_len;
+    q->fingerprint = r.fingerprint;
     copy_name(q->model, sizeof(q->model), rest, n);
     return STATUS_OK;
 }

@@ -92,6 +92,11 @@ EXPORT uint32_t quern_context_size(const struct quern *q)
     return q != NULL ? q->context : 0;
 }
 
+EXPORT uint64_t quern_fingerprint(const struct quern *q)
+{
+    return q != NULL ? q->fingerprint : 0;
+}
+
 EXPORT const char *quern_model_name(const struct quern *q)
 {
     return q != NULL ? q->model : "";

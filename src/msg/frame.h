@@ -108,6 +108,8 @@ struct frame_ready {
     uint32_t fixed;
     uint32_t vocab, max_model_len;
     uint32_t generation;
+    uint64_t fingerprint; /* servers of the same weights and fingerprint give the same answers: of
+                           * version, instruction set, ranks, plan and types; 0: not known */
 };
 
 struct frame_accepted {

@@ -48,6 +48,7 @@ struct model_facts {
     uint32_t hidden; /* numbers of a hidden state */
     uint32_t width;  /* logits of a position: vocab, or the labels of a model that scores */
     uint32_t reserved;
+    uint64_t fingerprint; /* of what an answer's bits depend on, beside weights and request: frame.h */
     struct sampling defaults; /* generation_config.json; seed and choice unused */
 };
 

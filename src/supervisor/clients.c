@@ -300,7 +300,8 @@ static void tell_ready(struct client *c)
 {
     struct supervisor *sv = c->sv;
     struct frame_ready ready = {.fixed = sizeof(ready), .vocab = sv->facts.vocab,
-        .max_model_len = sv->facts.max_model_len, .generation = sv->generation};
+        .max_model_len = sv->facts.max_model_len, .generation = sv->generation,
+        .fingerprint = sv->facts.fingerprint};
     char name[256];
 
     model_name(sv->config.model, name);

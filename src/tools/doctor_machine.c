@@ -121,8 +121,8 @@ void doctor_check_instruction_sets(struct report *r)
             "%s, forced by QUERN_CPU_ISA; there are: %s", kernels.name, all);
         report_advise(r, "unset QUERN_CPU_ISA to let quern choose the fastest");
     } else {
-        report_add(r, VERDICT_OK, "instruction sets", "%s is used; there are: %s",
-            kernels.name, all);
+        report_add(r, VERDICT_OK, "instruction sets", "%s is used; there are: %s. Answers are the same "
+            "for one of them and one --tp", kernels.name, all);
     }
     check_wide_units(r);
 }

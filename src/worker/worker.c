@@ -14,6 +14,7 @@
 #include "quern/spin.h"
 #include "layers/placement.h"
 #include "parallel/plugin.h"
+#include "quern.h"
 #include "quern/log.h"
 
 enum { PROGRESS_PARTS = 100 };
@@ -139,35 +140,6 @@ static enum status meet_ready(struct worker *w)
         spin_deadline_ns((uint64_t)c->load_timeout_s * 1000000000u));
 }
 
-static void tell_facts(struct worker *w)
-{
-    struct model_facts *f = &w->shared->control->facts;
-    const struct generation_defaults *g = &w->generation;
-
-    f->vocab = (uint32_t)w->config.vocab;
-    f->max_model_len = w->max_model_len;
-    f->max_seqs = w->limits.max_slots;
-    f->hidden = (uint32_t)w->config.hidden;
-    f->width = w->model.program.shape.vocab;
-    f->defaults = (struct sampling){
-        .temperature = g->do_sample ? g->temperature : 0,
-        .top_p = g->top_p,
-        .min_p = g->min_p,
-        .repetition = g->repetition_penalty,
-        .min_tokens = (uint32_t)g->min_new_tokens,
-        .top_k = g->top_k,
-    };
-}
-
-static void tell_memory(const struct worker *w)
-{
-    char all[16], list[MEMORY_LIST];
-
-    log_info("memory%s: %s; %s in all, of that the KV cache as it fills",
-        w->size > 1 ? " of a rank, at most" : "", memory_list(w->memory, 1, list),
-        memory_text(memory_sum(w->memory), all));
-}
-
 /* What must be the same on every rank of a model: each read config and plan, and asked the plan's
  * strategies, by itself. */
 static uint64_t model_hash(const struct qwen3 *m)
@@ -186,6 +158,47 @@ static uint64_t model_hash(const struct qwen3 *m)
         hash = XXH3_64bits_withSeed(one, sizeof(one), hash);
     }
     return hash;
+}
+
+/* What an answer's bits depend on: program, shares and types are in the model's hash. */
+static uint64_t fingerprint_of(const struct worker *w)
+{
+    const char *rows = w->backend->describe(w->device);
+    uint64_t hash = model_hash(&w->model);
+
+    hash = XXH3_64bits_withSeed(rows, strcspn(rows, ","), hash); /* not how many threads there are */
+    hash = XXH3_64bits_withSeed(w->shared->config.quant, sizeof(w->shared->config.quant), hash);
+    return XXH3_64bits_withSeed(QUERN_VERSION, strlen(QUERN_VERSION), hash);
+}
+
+static void tell_facts(struct worker *w)
+{
+    struct model_facts *f = &w->shared->control->facts;
+    const struct generation_defaults *g = &w->generation;
+
+    f->vocab = (uint32_t)w->config.vocab;
+    f->max_model_len = w->max_model_len;
+    f->max_seqs = w->limits.max_slots;
+    f->hidden = (uint32_t)w->config.hidden;
+    f->fingerprint = fingerprint_of(w);
+    f->width = w->model.program.shape.vocab;
+    f->defaults = (struct sampling){
+        .temperature = g->do_sample ? g->temperature : 0,
+        .top_p = g->top_p,
+        .min_p = g->min_p,
+        .repetition = g->repetition_penalty,
+        .min_tokens = (uint32_t)g->min_new_tokens,
+        .top_k = g->top_k,
+    };
+}
+
+static void tell_memory(const struct worker *w)
+{
+    char all[16], list[MEMORY_LIST];
+
+    log_info("memory%s: %s; %s in all, of that the KV cache as it fills",
+        w->size > 1 ? " of a rank, at most" : "", memory_list(w->memory, 1, list),
+        memory_text(memory_sum(w->memory), all));
 }
 
 enum status worker_open(struct shared *shared, int rank, struct worker *w)

@@ -112,11 +112,32 @@ static void other_seeds_tell_other_stories(void **state)
         child_free(&c[i]);
 }
 
+/* Every chunk size with every block size, one of the stories each. */
+static void stories_hold_however_prompts_are_cut_and_the_cache_is_laid_out(void **state)
+{
+    static const char *const chunks[] = {"1", "7", "512"}, *const blocks[] = {"1", "16", "256"};
+
+    (void)state;
+    for (int i = 0; i < 9; i++) {
+        const struct golden *story = &stories[i % n_stories];
+        const char *words[] = {"run", "--greedy", "-n", "64", "--compute", "f32", "--kv-dtype", "f32",
+            "--threads", "1", "--print-ids", "--max-seqs", "1", "--max-batched-tokens", chunks[i / 3],
+            "--block-size", blocks[i % 3], story->text, NULL};
+        struct command c;
+
+        assert_int_equal(child_run(&c, NULL, words), 0);
+        assert_int_equal(strncmp(c.out, story->greedy, strlen(story->greedy)), 0);
+        assert_int_equal(strlen(c.out), strlen(story->greedy) + 1);
+        child_free(&c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stories_hold_on_every_isa_with_both_loops),
         cmocka_unit_test(stories_hold_at_every_tp),
+        cmocka_unit_test(stories_hold_however_prompts_are_cut_and_the_cache_is_laid_out),
         cmocka_unit_test(text_is_what_the_ids_say),
         cmocka_unit_test(same_seed_tells_the_same_story_at_any_tp),
         cmocka_unit_test(other_seeds_tell_other_stories),

@@ -272,6 +272,39 @@ static void lines_are_embedded_in_their_order(void **state)
     assert_non_null(strstr(one, "line 1: expected a string in quotes"));
 }
 
+static uint64_t fingerprint(const char *option, const char *value)
+{
+    struct raw_server s;
+    struct raw_client c;
+    struct raw_frame f;
+    struct frame_ready ready;
+
+    raw_server_start(&s, (const char *const[]){option, value, NULL});
+    raw_connect(&c, &s);
+    f = raw_await(&c, FRAME_READY);
+    raw_fixed(&f, &ready, sizeof(ready));
+    free(f.payload);
+    raw_close(&c);
+    raw_server_stop(&s, "");
+    return ready.fingerprint;
+}
+
+static void a_fingerprint_tells_servers_apart_whose_answers_may_differ(void **state)
+{
+    uint64_t one = fingerprint("--tp", "1");
+
+    (void)state;
+    assert_true(one != 0);
+    assert_true(fingerprint("--threads", "2") == one);
+    assert_true(fingerprint("--block-size", "7") == one);
+    assert_true(fingerprint("--tp", "2") != one);
+    assert_true(fingerprint("--kv-dtype", "f16") != one);
+    assert_true(fingerprint("--quant", "int8") != one);
+    setenv("QUERN_CPU_ISA", "scalar", 1);
+    assert_true(fingerprint("--tp", "1") != one);
+    unsetenv("QUERN_CPU_ISA");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +314,7 @@ int main(void)
         cmocka_unit_test(logits_come_of_the_last_ids_and_of_those_wanted),
         cmocka_unit_test(a_model_that_scores_completes_nothing),
         cmocka_unit_test(lines_are_embedded_in_their_order),
+        cmocka_unit_test(a_fingerprint_tells_servers_apart_whose_answers_may_differ),
     };
 
     setenv("QUERN", "build/quern", 0); /* as command.h says; the shell needs it, too */
