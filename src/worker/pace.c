@@ -1,25 +1,22 @@
-/* pace.c - two moving averages, and a division.
+/* pace.c - two estimates, and a division.
  *
  * The time of answers alone is kept for each number of them, since it is neither
  * proportional to that nor constant. While a long prompt is computed no step is
  * without it, and contexts grow: so now and then one is left without, on purpose.
- * What a prompt's token adds depends on the chunk and on the position; its average
+ * What a prompt's token adds depends on the chunk and on the position; its estimate
  * is of the last few steps, which were of about the size that the next one has.
- * A step that somebody else's work made long would move an average far: what is
- * noted is bounded by a multiple of it, and what answers take alone grows more
- * slowly than it shrinks, so that a busy machine makes chunks smaller, not larger. */
+ *
+ * On a machine that others use, too, some steps take several times as long as most.
+ * The mean of such times is far above what is common, of small chunks most of all,
+ * and would make them ever smaller. So an estimate goes only a part of its own size
+ * towards what is new: it stays near the median. */
 #include "worker/pace.h"
 
 #include <stdlib.h>
 
 #include "quern/log.h"
 
-struct averaging {
-    double less, more; /* weight of what is new, where it is less than the average, or more */
-    double bound;      /* times the average: as more it does not count */
-};
-static const struct averaging of_alone = {0.25, 0.1, 2}, of_token = {0.125, 0.125, 4};
-static const double stretch = 0.8;
+static const double stretch = 0.7, alone_weight = 0.5, token_weight = 0.25, reach = 0.25;
 
 enum status pace_open(struct pace *p, uint32_t max_tokens, uint32_t first)
 {
@@ -34,15 +31,19 @@ void pace_close(struct pace *p)
     p->alone = NULL;
 }
 
-static void average(double *mean, double value, const struct averaging *a)
+/* What is new counts as at most `reach` more or less than what is known; of the first few, more. */
+static void follow(struct estimate *e, double value, double weight)
 {
-    if (*mean == 0) {
-        *mean = value;
-        return;
+    double room = e->n < 4 ? 1.0 / (e->n + 1) : reach;
+
+    if (e->n > 0) {
+        double most = e->ns * (1 + room), least = e->ns * (1 - room);
+
+        value = value > most ? most : value < least ? least : value;
+        value = e->ns + weight * (value - e->ns);
     }
-    if (value > a->bound * *mean)
-        value = a->bound * *mean;
-    *mean += (value < *mean ? a->less : a->more) * (value - *mean);
+    e->ns = value;
+    e->n += e->n < 4;
 }
 
 uint32_t pace_chunk(struct pace *p, uint32_t answers)
@@ -50,13 +51,13 @@ uint32_t pace_chunk(struct pace *p, uint32_t answers)
     const struct pace_alone *a = &p->alone[answers];
     double most;
 
-    if (a->ns == 0 || p->steps - a->step > PACE_STALE || p->since_probe >= PACE_PROBE) {
+    if (a->time.n == 0 || p->steps - a->step > PACE_STALE || p->since_probe >= PACE_PROBE) {
         p->since_probe = 0;
         return 0;
     }
-    if (p->token_ns == 0)
+    if (p->token.n == 0)
         return p->first;
-    most = stretch * a->ns / p->token_ns;
+    most = stretch * a->time.ns / p->token.ns;
     return most >= p->max_tokens ? p->max_tokens : most > 1 ? (uint32_t)most : 1;
 }
 
@@ -69,20 +70,20 @@ void pace_note(struct pace *p, uint32_t answers, uint32_t prompts, uint64_t ns)
     if (ns == 0)
         return;
     if (answers == 0) { /* what it costs beside answers is not known yet: not much more */
-        if (p->token_ns == 0 && prompts >= p->first)
-            p->token_ns = (double)ns / prompts;
+        if (p->token.n == 0 && prompts >= p->first)
+            follow(&p->token, (double)ns / prompts, token_weight);
         return;
     }
     if (prompts == 0) {
         if (p->steps - a->step > PACE_STALE)
-            a->ns = 0;
-        average(&a->ns, (double)ns, &of_alone);
+            a->time.n = 0;
+        follow(&a->time, (double)ns, alone_weight);
         a->step = p->steps;
         return;
     }
     p->since_probe++;
-    if (a->ns == 0)
+    if (a->time.n == 0)
         return;
-    more = ((double)ns - a->ns) / prompts;
-    average(&p->token_ns, more > 1 ? more : 1, &of_token);
+    more = ((double)ns - a->time.ns) / prompts;
+    follow(&p->token, more > 1 ? more : 1, token_weight);
 }

@@ -2,12 +2,12 @@
  *
  * Who reads an answer sees a step's time as the time between two tokens. A step
  * that computes some of a prompt, too, is to take at most so much longer that
- * this stays under twice what it is without: 1.8 times the step of the same
+ * this stays under twice what it is without: 1.7 times the step of the same
  * answers alone. Both times are measured as steps go by. Which chunks a prompt is
  * computed in changes no answer.
  *
  * A prompt always gets on: a token in all but one of PACE_PROBE steps, and with
- * 0.8 of 1.8 it has nearly half of the time, however many it takes.
+ * 0.7 of 1.7 it has four tenths of the time, however many it takes.
  *
  * One owner, no clock of its own, no allocation but in pace_open(). */
 #ifndef QUERN_WORKER_PACE_H
@@ -22,16 +22,21 @@ enum {
     PACE_STALE = 2048, /* steps after which what was measured counts no more */
 };
 
+struct estimate {
+    double ns;
+    uint32_t n; /* measured so often, or 4; 0: not known */
+};
+
 /* Of steps with one number of answers and no prompt. */
 struct pace_alone {
-    double ns;     /* 0: not measured */
-    uint64_t step; /* when it was last */
+    struct estimate time;
+    uint64_t step; /* when it was measured last */
 };
 
 struct pace {
     uint32_t max_tokens, first; /* first: a chunk while nothing is known of prompts; fewer tell little */
     struct pace_alone *alone;   /* [max_tokens + 1], by tokens of answers */
-    double token_ns;            /* what a prompt's token adds to a step; 0: not measured */
+    struct estimate token;      /* what a prompt's token adds to a step */
     uint64_t steps;
     uint32_t since_probe;       /* steps with both */
 };

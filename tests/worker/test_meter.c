@@ -100,10 +100,10 @@ static void what_answers_alone_took_is_told_from_what_prompts_added(void **state
     step.plan.n_tokens = step.plan.n_decode = 2;
     meter_submit(&meter, &step.plan, 1001);
     done(0, 1002, 3001);
-    assert_true(pace.alone[2].ns == 2000);
+    assert_true(pace.alone[2].time.ns == 2000);
     submit(1, 11, 3001, 3002);
     done(1, 3002, 4001);
-    assert_true(pace.alone[1].ns == 0); /* one answer, and 10 tokens of prompts */
+    assert_true(pace.alone[1].time.n == 0); /* one answer, and 10 tokens of prompts */
     assert_int_equal(pace.since_probe, 1);
 }
 
