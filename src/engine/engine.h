@@ -56,9 +56,9 @@ enum engine_time {
 };
 typedef void engine_observe(void *context, enum engine_time what, uint64_t ns);
 
-/* How many tokens of prompts the next step may have beside so many tokens of answers; 0 to leave
- * them out once. */
-typedef uint32_t engine_pace(void *context, uint32_t answers);
+/* How many tokens of prompts the next step may have beside so many tokens of answers, while so many
+ * sequences have prompts; 0 to leave them out once. */
+typedef uint32_t engine_pace(void *context, uint32_t answers, uint32_t prompts);
 
 struct engine_options {
     struct plan_limits limits;

@@ -185,14 +185,14 @@ static bool answer_is_ahead(const struct engine *e)
 
 /* Where there are answers, but none in this step, prompts wait for the next: a whole step of them
  * would be in the answers' way. */
-static uint32_t prompt_end(const struct engine *e, const struct plan *plan)
+static uint32_t prompt_end(const struct engine *e, const struct plan *plan, uint32_t prompts)
 {
     uint32_t room = e->limits.max_tokens - plan->n_tokens, most = e->max_chunk;
 
     if (plan->n_rows == 0)
         return answer_is_ahead(e) ? 0 : e->limits.max_tokens;
     if (e->pace != NULL && room > 0) {
-        uint32_t asked = e->pace(e->pacer, plan->n_tokens);
+        uint32_t asked = e->pace(e->pacer, plan->n_tokens, prompts);
 
         most = asked < most ? asked : most;
     }
@@ -430,21 +430,24 @@ static void plan_waiting(struct engine *e, struct plan *plan)
     }
 }
 
-static bool has_prompts(const struct engine *e)
+/* Sequences that have a slot or could have one, and something to compute before they answer. */
+static uint32_t count_prompts(const struct engine *e)
 {
-    if (!list_empty(&e->waiting) && e->n_free_slots > 0)
-        return true;
+    uint32_t n = e->counts.waiting < e->n_free_slots ? e->counts.waiting : e->n_free_slots;
+
     for (struct list_node *at = e->running.next; at != &e->running; at = at->next)
-        if (LIST_OF(at, struct sequence, queue)->state == SEQUENCE_PREFILL)
-            return true;
-    return false;
+        n += LIST_OF(at, struct sequence, queue)->state == SEQUENCE_PREFILL;
+    return n;
 }
 
 enum status engine_plan(struct engine *e, struct plan *plan)
 {
+    uint32_t prompts;
+
     plan_begin(plan, &e->limits, e->generation, e->next_number);
     plan_answers(e, plan);
-    e->prompt_end = has_prompts(e) ? prompt_end(e, plan) : 0;
+    prompts = count_prompts(e);
+    e->prompt_end = prompts > 0 ? prompt_end(e, plan, prompts) : 0;
     plan_prompts(e, plan);
     plan_waiting(e, plan);
     fill(e, plan);

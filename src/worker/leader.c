@@ -116,9 +116,9 @@ static void tell_counts(const struct engine *e)
         (unsigned long long)c.tokens_out, (unsigned long long)c.preemptions);
 }
 
-static uint32_t pace_of(void *context, uint32_t answers)
+static uint32_t pace_of(void *context, uint32_t answers, uint32_t prompts)
 {
-    return pace_chunk(context, answers);
+    return pace_chunk(context, answers, prompts);
 }
 
 static enum status open_all(struct leader *l)

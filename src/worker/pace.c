@@ -46,10 +46,10 @@ static void follow(struct estimate *e, double value, double weight)
     e->n += e->n < 4;
 }
 
-uint32_t pace_chunk(struct pace *p, uint32_t answers)
+uint32_t pace_chunk(struct pace *p, uint32_t answers, uint32_t prompts)
 {
     const struct pace_alone *a = &p->alone[answers];
-    double most;
+    double most, crowd = answers > 0 && prompts > 1 ? (prompts - 1.0) * PACE_CROWD / answers : 0;
 
     if (a->time.n == 0 || p->steps - a->step > PACE_STALE || p->since_probe >= PACE_PROBE) {
         p->since_probe = 0;
@@ -57,7 +57,7 @@ uint32_t pace_chunk(struct pace *p, uint32_t answers)
     }
     if (p->token.n == 0)
         return p->first;
-    most = stretch * a->time.ns / p->token.ns;
+    most = stretch * (crowd > 1 ? crowd : 1) * a->time.ns / p->token.ns;
     return most >= p->max_tokens ? p->max_tokens : most > 1 ? (uint32_t)most : 1;
 }
 

@@ -9,6 +9,10 @@
  * A prompt always gets on: a token in all but one of PACE_PROBE steps, and with
  * 0.7 of 1.7 it has four tenths of the time, however many it takes.
  *
+ * That is for one prompt, however long. Where many wait, their readers wait, too,
+ * and a larger batch is what all gain by: each beyond the first counts as much as
+ * PACE_CROWD answers, and with more of these than answers the stretch grows so.
+ *
  * One owner, no clock of its own, no allocation but in pace_open(). */
 #ifndef QUERN_WORKER_PACE_H
 #define QUERN_WORKER_PACE_H
@@ -19,6 +23,7 @@
 
 enum {
     PACE_PROBE = 32,   /* while prompts are computed, one step in so many has none, to be measured */
+    PACE_CROWD = 16,
     PACE_STALE = 2048, /* steps after which what was measured counts no more */
 };
 
@@ -44,8 +49,9 @@ struct pace {
 enum status pace_open(struct pace *p, uint32_t max_tokens, uint32_t first);
 void pace_close(struct pace *p);
 
-/* For the next step, that has so many tokens of answers: how many of prompts. 0: none this time. */
-uint32_t pace_chunk(struct pace *p, uint32_t answers);
+/* For the next step, that has so many tokens of answers, while so many sequences have prompts: how
+ * many tokens of these. 0: none this time. */
+uint32_t pace_chunk(struct pace *p, uint32_t answers, uint32_t prompts);
 
 /* A step of so many tokens of answers and of prompts took `ns`. */
 void pace_note(struct pace *p, uint32_t answers, uint32_t prompts, uint64_t ns);

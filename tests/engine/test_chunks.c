@@ -9,14 +9,16 @@ struct bench {
     struct engine *engine;
     struct fake_device device;
     struct plan *plan;
-    uint32_t limit, asked_for; /* asked_for: answers, of the last question; UINT32_MAX: none yet */
+    uint32_t limit;
+    uint32_t asked_for, prompts; /* in the last question; asked_for UINT32_MAX: none yet */
 };
 
-static uint32_t say(void *context, uint32_t answers)
+static uint32_t say(void *context, uint32_t answers, uint32_t prompts)
 {
     struct bench *b = context;
 
     b->asked_for = answers;
+    b->prompts = prompts;
     return b->limit;
 }
 
@@ -116,6 +118,7 @@ static void all_prompts_together_have_what_the_caller_says(void **state)
     for (b->limit = 2; b->limit <= 8; b->limit++) {
         assert_int_equal(step(b), b->limit);
         assert_int_equal(b->asked_for, 2);
+        assert_int_equal(b->prompts, 3); /* one of them waits for blocks */
     }
 }
 

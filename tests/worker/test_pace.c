@@ -26,7 +26,7 @@ static double run(struct pace *p, const struct machine *m, uint32_t answers, int
 
     *tokens = 0;
     for (int i = 0; i < steps; i++) {
-        uint32_t chunk = pace_chunk(p, answers);
+        uint32_t chunk = pace_chunk(p, answers, 1);
         double ns = step_ns(m, answers, chunk), stretch = ns / step_ns(m, answers, 0);
 
         assert_in_range(chunk, 0, MOST);
@@ -109,12 +109,12 @@ static void one_step_that_others_made_long_changes_little(void **state)
     uint32_t tokens, chunk;
 
     run(p, &m, 4, 80, &tokens);
-    chunk = pace_chunk(p, 4);
+    chunk = pace_chunk(p, 4, 1);
     assert_in_range(chunk, 9, 12);
     pace_note(p, 4, chunk, (uint64_t)5e9);
-    assert_in_range(pace_chunk(p, 4), chunk * 2 / 3, chunk);
+    assert_in_range(pace_chunk(p, 4, 1), chunk * 2 / 3, chunk);
     pace_note(p, 4, 0, (uint64_t)5e9);
-    assert_in_range(pace_chunk(p, 4), chunk * 2 / 3, chunk + 2);
+    assert_in_range(pace_chunk(p, 4, 1), chunk * 2 / 3, chunk + 2);
 }
 
 /* One step in three is several times as long as it would be alone on the machine: chunks stay near
@@ -128,7 +128,7 @@ static void a_busy_machine_does_not_make_chunks_ever_smaller(void **state)
 
     run(p, &m, 4, 200, &tokens);
     for (int i = 0; i < 1000; i++) {
-        uint32_t chunk = pace_chunk(p, 4);
+        uint32_t chunk = pace_chunk(p, 4, 1);
         double others = test_random(&seed) % 3 == 0 ? 1 + (double)(test_random(&seed) % 600) / 100 : 1;
 
         pace_note(p, 4, chunk, (uint64_t)(others * step_ns(&m, 4, chunk)));
@@ -137,15 +137,28 @@ static void a_busy_machine_does_not_make_chunks_ever_smaller(void **state)
     assert_in_range(chunks, 500 * 5, 500 * 20);
 }
 
+static void a_crowd_of_prompts_has_more_than_one(void **state)
+{
+    struct machine m = {9e7, 6e6, 7e6};
+    struct pace *p = *state;
+    uint32_t tokens, one;
+
+    run(p, &m, 32, 80, &tokens);
+    one = pace_chunk(p, 32, 1);
+    assert_int_equal(pace_chunk(p, 32, 3), one); /* not more yet than answers */
+    assert_in_range(pace_chunk(p, 32, 9), 4 * one, 4 * one + 4);
+    assert_int_equal(pace_chunk(p, 32, 1000), MOST);
+}
+
 static void prompts_alone_tell_what_the_first_chunk_may_be(void **state)
 {
     struct pace *p = *state;
 
     pace_note(p, 0, FIRST - 1, 1); /* too few to tell */
     pace_note(p, 4, 0, 1000000);
-    assert_int_equal(pace_chunk(p, 4), FIRST);
+    assert_int_equal(pace_chunk(p, 4, 1), FIRST);
     pace_note(p, 0, 100, 20000000);
-    assert_int_equal(pace_chunk(p, 4), 3); /* 0.7 ms at 0.2 ms each */
+    assert_int_equal(pace_chunk(p, 4, 1), 3); /* 0.7 ms at 0.2 ms each */
 }
 
 static void what_was_measured_long_ago_is_measured_anew(void **state)
@@ -153,18 +166,18 @@ static void what_was_measured_long_ago_is_measured_anew(void **state)
     struct pace *p = *state;
 
     pace_note(p, 4, 0, 1000000);
-    assert_int_equal(pace_chunk(p, 4), FIRST);
+    assert_int_equal(pace_chunk(p, 4, 1), FIRST);
     for (int i = 0; i <= PACE_STALE; i++)
         pace_note(p, 5, 0, 1000000);
-    assert_int_equal(pace_chunk(p, 4), 0);
+    assert_int_equal(pace_chunk(p, 4, 1), 0);
     pace_note(p, 4, 0, 90000000);
     assert_true(p->alone[4].time.ns == 90000000);
 }
 
 /* The whole way: plans of the engine, the meter's clock, and back into the next plan. */
-static uint32_t ask(void *context, uint32_t answers)
+static uint32_t ask(void *context, uint32_t answers, uint32_t prompts)
 {
-    return pace_chunk(context, answers);
+    return pace_chunk(context, answers, prompts);
 }
 
 static void note_end(void *context, const struct engine_event *e)
@@ -235,6 +248,7 @@ int main(void)
         WITH_PACE(a_prompt_gets_on_however_much_it_costs),
         WITH_PACE(one_step_that_others_made_long_changes_little),
         WITH_PACE(a_busy_machine_does_not_make_chunks_ever_smaller),
+        WITH_PACE(a_crowd_of_prompts_has_more_than_one),
         WITH_PACE(prompts_alone_tell_what_the_first_chunk_may_be),
         WITH_PACE(what_was_measured_long_ago_is_measured_anew),
         WITH_PACE(the_engine_s_chunks_follow_the_clock),
