@@ -177,17 +177,6 @@ static void usage(void)
     options_print(embed_rows);
 }
 
-static char last_line[LOG_LINE_BYTES];
-
-/* Of several reasons the last: why, not what came of it. */
-static void keep_error(void *context, enum log_level level, const char *line)
-{
-    if (level != LOG_LEVEL_ERROR)
-        log_to_stderr(context, level, line);
-    else
-        snprintf(last_line, sizeof(last_line), "%s", line);
-}
-
 int command_embed(int argc, char **argv)
 {
     struct embed_options o = {0};
@@ -203,10 +192,9 @@ int command_embed(int argc, char **argv)
             "line: see quern embed --help");
     if (s != STATUS_OK)
         return EXIT_USAGE;
-    log_set_sink(keep_error, NULL);
+    tell_alone(); /* of several reasons the last: why, not what came of it */
     s = run(&o);
-    log_set_sink(log_to_stderr, NULL);
     if (s != STATUS_OK)
-        log_fail(s, "%s", last_line);
+        tell("%s", log_last_error());
     return s == STATUS_OK ? EXIT_DONE : EXIT_FAILED;
 }

@@ -55,11 +55,6 @@ bool run_can_resume(const struct run_options *o);
 int prompt_take(const struct run_options *o, int words, char **argument, struct prompt *p);
 
 /* show.c */
-/* What is told from here on is told by tell() alone: the library's errors are told when they
- * are the command's, too. */
-void tell_alone(void);
-void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
 void show_clear_bar(struct progress *p);
 /* A bar on a terminal, once loading has taken long enough to wonder. */
 void show_bar(struct progress *p, float done);
