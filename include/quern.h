@@ -129,7 +129,7 @@ enum quern_param {
     QUERN_PARAM_TELL_PAUSES = 10, /* 0 or 1: PAUSED and CONTINUED events are wanted */
     QUERN_PARAM_PRIORITY = 11,    /* whole, -1000 to 1000: of requests that wait, those of a lower
                                    * one go first; 0 */
-    QUERN_PARAM_REPETITION_PENALTY = 12, /* real, above 0, up to 100; 1: off. Ids of prompt and
+    QUERN_PARAM_REPETITION_PENALTY = 12, /* real, 0.001 to 100; 1: off. Ids of prompt and
                                           * answer: a logit above 0 is divided by it, else multiplied */
     QUERN_PARAM_FREQUENCY_PENALTY = 13,  /* real, -2 to 2: for each time an id is in the answer; 0 */
     QUERN_PARAM_PRESENCE_PENALTY = 14,   /* real, -2 to 2: if it is in the answer at all; 0 */

@@ -1,12 +1,16 @@
 /* embed.c - quern embed: JSON lines, a string in, its embedding out.
  *
  * A client like quern run. Lines are asked for ahead of those that are written,
- * so that the model has several at a time; they are written in their order. */
+ * so that the model has several at a time; they are written in their order. What
+ * has not come yet is not waited for while answers are due: who writes the next
+ * line only when it has read the last one's embedding gets it. */
 #include <errno.h>
 #include <jansson.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/options.h"
 #include "cli/cli.h"
@@ -39,8 +43,16 @@ struct line {
     size_t n;
 };
 
+/* Standard input, by lines. */
+struct input {
+    char *mem;
+    size_t start, n, room; /* bytes [start, n) are not taken yet */
+    bool ended;
+};
+
 struct embed {
     const struct embed_options *o;
+    struct input in;
     struct quern *q;
     struct line lines[AHEAD]; /* of line k: [k % AHEAD] */
     size_t asked, written;    /* lines */
@@ -64,17 +76,73 @@ static enum status ask(struct embed *m, const char *text, size_t bytes)
     return STATUS_OK;
 }
 
-/* CLOSED: the last was read. */
-static enum status ask_next(struct embed *m, char **text, size_t *room)
+/* More bytes, or the end. AGAIN: none are there, and may_wait is false. */
+static enum status read_more(struct input *in, bool may_wait)
 {
-    ssize_t bytes = getline(text, room, stdin);
+    struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+    ssize_t got;
+
+    if (!may_wait && poll(&p, 1, 0) == 0)
+        return STATUS_AGAIN;
+    memmove(in->mem, in->mem + in->start, in->n - in->start);
+    in->n -= in->start;
+    in->start = 0;
+    if (in->n == in->room) {
+        size_t room = in->room > 0 ? 2 * in->room : 1 << 16;
+        char *mem = realloc(in->mem, room);
+
+        if (mem == NULL)
+            return log_fail(STATUS_NOMEM, "no memory for a line of %zu bytes", room);
+        in->mem = mem;
+        in->room = room;
+    }
+    do
+        got = read(STDIN_FILENO, in->mem + in->n, in->room - in->n);
+    while (got < 0 && errno == EINTR);
+    if (got < 0)
+        return log_fail(STATUS_IO, "standard input: %s", strerror(errno));
+    in->n += (size_t)got;
+    in->ended = got == 0;
+    return STATUS_OK;
+}
+
+/* OK: the next line, lent. AGAIN: it is not there yet. CLOSED: the last was taken. */
+static enum status next_line(struct input *in, bool may_wait, const char **text, size_t *bytes)
+{
+    for (;;) {
+        char *at = in->mem + in->start, *end = NULL;
+        enum status s;
+
+        if (in->n > in->start)
+            end = memchr(at, '\n', in->n - in->start);
+        if (end == NULL && in->ended && in->n > in->start)
+            end = in->mem + in->n - 1;
+        if (end != NULL) {
+            *text = at;
+            *bytes = (size_t)(end - at) + 1;
+            in->start += *bytes;
+            return STATUS_OK;
+        }
+        if (in->ended)
+            return STATUS_CLOSED;
+        s = read_more(in, may_wait);
+        if (s != STATUS_OK)
+            return s;
+    }
+}
+
+/* As next_line(). */
+static enum status ask_next(struct embed *m)
+{
+    const char *text;
+    size_t bytes;
+    enum status s = next_line(&m->in, m->asked == m->written, &text, &bytes);
     json_error_t error;
-    enum status s;
     json_t *line;
 
-    if (bytes < 0)
-        return ferror(stdin) ? log_fail(STATUS_IO, "standard input: %s", strerror(errno)) : STATUS_CLOSED;
-    line = json_loadb(*text, (size_t)bytes, JSON_DECODE_ANY, &error);
+    if (s != STATUS_OK)
+        return s;
+    line = json_loadb(text, bytes, JSON_DECODE_ANY, &error);
     if (!json_is_string(line) || json_string_length(line) == 0)
         s = log_fail(STATUS_INVALID, "line %zu: expected a string in quotes that is not empty",
             m->asked + 1);
@@ -137,24 +205,20 @@ static enum status run_lines(struct embed *m)
 {
     enum status s = STATUS_OK;
     bool more = true;
-    char *text = NULL;
-    size_t room = 0;
 
-    while (s == STATUS_OK && (more || m->written < m->asked)) {
-        while (s == STATUS_OK && more && m->asked - m->written < AHEAD) {
-            s = ask_next(m, &text, &room);
-            more = s == STATUS_OK;
-            s = s == STATUS_CLOSED ? STATUS_OK : s;
-        }
-        if (s == STATUS_OK && m->written < m->asked)
+    while (s >= STATUS_OK && (more || m->written < m->asked)) {
+        for (s = STATUS_OK; s == STATUS_OK && more && m->asked - m->written < AHEAD;)
+            s = ask_next(m);
+        more = more && s != STATUS_CLOSED;
+        if (s >= STATUS_OK && m->written < m->asked)
             s = take_event(m);
-        if (s == STATUS_OK)
+        if (s >= STATUS_OK)
             s = write_ready(m);
     }
     for (size_t k = m->written; k < m->asked; k++)
         free(m->lines[k % AHEAD].values);
-    free(text);
-    return s;
+    free(m->in.mem);
+    return s > STATUS_OK ? STATUS_OK : s;
 }
 
 static enum status run(const struct embed_options *o)

@@ -39,6 +39,7 @@ struct progress {
     bool terminal, bar_shown, begun;
     double first_text_s, last_text_s;
     uint64_t ids, bytes; /* bytes: of what was printed for them */
+    uint64_t prompt_ids;    /* shown; told again when a connection is taken up */
     uint32_t output_tokens; /* of the choices that have ended */
     struct choice *choices; /* [n_choices] */
     uint32_t n_choices, current; /* current: the one whose text is printed as it comes */

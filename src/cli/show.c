@@ -175,6 +175,9 @@ int show_prompt(const struct run_options *o, const struct prompt *prompt, struct
     const int32_t *ids = quern_event_ids(e, &n_ids);
     const char *text = quern_event_text(e, &bytes);
 
+    if (quern_event_after(e) < p->prompt_ids)
+        return 0;
+    p->prompt_ids += n_ids;
     begin(o, prompt, p);
     if (o->print_ids)
         write_ids(stdout, ids, n_ids, quern_event_after(e) == 0);

@@ -113,6 +113,14 @@ static void remove_param(struct quern_request *r, unsigned param)
     r->params_bytes -= n;
 }
 
+/* That the parameter takes already. */
+static size_t set_bytes(const struct quern_request *r, unsigned param)
+{
+    struct param_header h;
+
+    return find(r, param, &h) != NULL ? sizeof(h) + h.bytes : 0;
+}
+
 static enum status set_param(struct quern_request *r, unsigned param, const void *value,
     size_t bytes)
 {
@@ -123,7 +131,7 @@ static enum status set_param(struct quern_request *r, unsigned param, const void
 
     if (s != STATUS_OK)
         return s;
-    if (r->params_bytes + bytes > PARAM_MOST)
+    if (r->params_bytes - set_bytes(r, param) + bytes > PARAM_MOST)
         return log_fail(STATUS_INVALID, "parameter %u: %zu bytes are too many", param, bytes);
     mem = realloc(r->params, r->params_bytes + sizeof(h) + bytes);
     if (mem == NULL)

@@ -111,6 +111,9 @@ enum status engine_add(struct engine *e, const struct engine_request *r)
     if (needed > e->limits.n_blocks || needed > e->limits.max_blocks_per_slot)
         return log_fail(STATUS_INVALID, "%u tokens need %u KV blocks, there are %u",
             r->n_ids + max_tokens, needed, e->limits.n_blocks);
+    if (r->sampling.n_bias > BIAS_WORDS || r->sampling.n_bad > BAD_WORDS)
+        return log_fail(STATUS_INVALID, "lists of %u and %u words: %d and %d are possible",
+            r->sampling.n_bias, r->sampling.n_bad, BIAS_WORDS, BAD_WORDS);
     if (e->n_eos + r->n_stops > END_WORDS)
         return log_fail(STATUS_INVALID, "%u ids that end it, and %zu that the model has: %d are possible",
             r->n_stops, e->n_eos, END_WORDS);

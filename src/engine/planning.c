@@ -149,7 +149,8 @@ static void plan_answer(struct engine *e, struct plan *plan, struct sequence *s,
 
 static void plan_answers(struct engine *e, struct plan *plan)
 {
-    uint32_t answers = e->counts.running;
+    uint32_t least = e->n_free_slots > 0 && !list_empty(&e->waiting); /* a row for who comes next */
+    uint32_t answers = e->counts.running + least;
 
     for (struct list_node *at = e->running.next, *after; at != &e->running; at = after) {
         struct sequence *s = LIST_OF(at, struct sequence, queue);
@@ -161,7 +162,7 @@ static void plan_answers(struct engine *e, struct plan *plan)
         }
         if (s->guesses > 0)
             n_guesses = guesses_for(e, plan, s, answers, plan_tokens(plan) + plan->n_tokens + 1);
-        answers -= answers > 1;
+        answers -= answers > 1 + least;
         if (!grow(e, s, 1 + n_guesses))
             return; /* it was the last */
         after = at->next; /* whom grow() left */
@@ -320,7 +321,7 @@ static const struct sequence *computing(const struct engine *e, const struct seq
     for (struct list_node *at = e->running.prev; at != &e->running; at = at->prev) {
         const struct sequence *r = LIST_OF(at, struct sequence, queue);
 
-        if (r->state == SEQUENCE_PREFILL && block >= r->length / size && block < r->n_ids / size &&
+        if (r->state == SEQUENCE_PREFILL && !sequence_scores(r) && block >= r->length / size && block < r->n_ids / size &&
             r->hashes[block] == s->hashes[block])
             return r;
     }
@@ -331,7 +332,7 @@ static const struct sequence *computing(const struct engine *e, const struct seq
 static uint32_t last_alike(const struct engine *e, const struct sequence *r,
     const struct sequence *s, uint32_t block)
 {
-    uint32_t known = r->n_ids < s->n_ids - 1 ? r->n_ids : s->n_ids - 1;
+    uint32_t most = sequence_shareable(s), known = r->n_ids < most ? r->n_ids : most;
 
     while (block + 1 < known / e->limits.block_size && r->hashes[block + 1] == s->hashes[block + 1])
         block++;
@@ -350,7 +351,7 @@ static enum admission take_blocks(struct engine *e, struct plan *plan, struct se
     bool soon;
 
     shared = sequence_share(s, e->blocks, e->limits.block_size, plan->number, &soon);
-    if (shared < (s->n_ids - 1) / e->limits.block_size)
+    if (shared < sequence_shareable(s) / e->limits.block_size)
         other = computing(e, s, shared);
     if (soon || other != NULL) {
         s->awaits = other != NULL ? last_alike(e, other, s, shared) + 1 : 0;

@@ -152,8 +152,7 @@ void sequence_keep(struct sequence *s, struct blocks *b, uint32_t block_size, ui
     }
 }
 
-/* What is before it may be found instead. */
-static uint32_t first_computed(const struct sequence *s)
+uint32_t sequence_shareable(const struct sequence *s)
 {
     if (s->task != ENGINE_ANSWER)
         return s->values_from < s->n_ids ? s->values_from : s->n_ids - 1;
@@ -163,7 +162,7 @@ static uint32_t first_computed(const struct sequence *s)
 uint32_t sequence_share(struct sequence *s, struct blocks *b, uint32_t block_size, uint64_t step,
     bool *soon)
 {
-    uint32_t most = first_computed(s) / block_size;
+    uint32_t most = sequence_shareable(s) / block_size;
     struct content found;
 
     hash(s, b, block_size);

@@ -78,6 +78,9 @@ bool sequence_is_ahead(const struct sequence *s);
 /* Keeps the full blocks that are known and planned; `step` computes the new ones. */
 void sequence_keep(struct sequence *s, struct blocks *b, uint32_t block_size, uint64_t step);
 
+/* So many of its ids may be found instead of computed. */
+uint32_t sequence_shareable(const struct sequence *s);
+
 /* Takes the full blocks at its beginning that steps before `step` compute, each with one more user;
  * returns how many. The last known id is always left to be computed. *soon: the next one is kept,
  * too, but `step` itself computes it. */

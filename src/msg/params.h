@@ -30,7 +30,7 @@ enum param_key {
     PARAM_KEEP = QUERN_PARAM_KEEP, /* u32: seconds that the request outlives its connection by; 0 */
     PARAM_TELL_PAUSES = QUERN_PARAM_TELL_PAUSES, /* u32, 0 or 1: PAUSED frames are wanted */
     PARAM_PRIORITY = QUERN_PARAM_PRIORITY, /* i32, -1000 to 1000: lower goes first; 0 */
-    PARAM_REPETITION_PENALTY = QUERN_PARAM_REPETITION_PENALTY, /* f32, above 0, up to 100; 1: off */
+    PARAM_REPETITION_PENALTY = QUERN_PARAM_REPETITION_PENALTY, /* f32, 0.001 to 100; 1: off */
     PARAM_FREQUENCY_PENALTY = QUERN_PARAM_FREQUENCY_PENALTY,   /* f32, -2 to 2; 0 */
     PARAM_PRESENCE_PENALTY = QUERN_PARAM_PRESENCE_PENALTY,     /* f32, -2 to 2; 0 */
     PARAM_MIN_TOKENS = QUERN_PARAM_MIN_TOKENS, /* u32: nothing ends the answer before so many; 0 */

@@ -11,6 +11,9 @@
 #include "quern/spin.h"
 #include "supervisor/supervisor.h"
 
+_Static_assert((int)MOST_STOPS <= STOP_TEXTS_MOST && (int)MOST_STOP_BYTES <= STOP_TEXT_BYTES_MOST,
+    "what a request may have is what can be looked for");
+
 enum { PIECE = 256 }; /* bytes of a token that are decoded at a time */
 
 /* Memory ---------------------------------------------------------------------------------- */
@@ -77,7 +80,7 @@ size_t answers_bytes(const struct request *r)
     for (uint32_t i = 0; i < r->n_answers; i++)
         bytes += r->answers[i].room * each +
                  (r->answers[i].scans != NULL ? ANSWER_VIEWS * sizeof(struct stop_scan) : 0);
-    return bytes + r->n_scored * request_scores(r) * sizeof(struct token_logprob);
+    return bytes + (r->scores != NULL ? r->n_ids : 0) * request_scores(r) * sizeof(*r->scores);
 }
 
 static enum status grow(struct request *r, struct answer *a)
@@ -272,6 +275,20 @@ void request_give_up(struct request *r, enum quern_code code, const char *line)
         request_end(r);
 }
 
+/* Its client does not read. Not while the prompt is being scored: before that is told, no answer can
+ * be, so it would not go on. */
+static bool too_much_waits(const struct request *r, const struct answer *a)
+{
+    size_t each = sizeof(int32_t) + request_logprobs(r) * sizeof(struct token_logprob), bytes = 0;
+
+    if (r->parking || r->client == r->client->sv->nobody ||
+        (request_scores(r) > 0 && r->n_scored < r->n_ids))
+        return false;
+    for (uint32_t i = 0; i < r->n_answers; i++)
+        bytes += (r->answers[i].n_ids - r->answers[i].n_sent) * each;
+    return a->n_ids - a->n_sent >= PARK_AT || bytes >= PARK_BYTES;
+}
+
 void answer_take_id(struct request *r, struct answer *a, int32_t id,
     const struct token_logprob *logprobs)
 {
@@ -283,7 +300,7 @@ void answer_take_id(struct request *r, struct answer *a, int32_t id,
         request_give_up(r, QUERN_CODE_OVERLOADED, log_last_error());
         return;
     }
-    if (a->n_ids - a->n_sent >= PARK_AT && r->client != r->client->sv->nobody && !r->parking) {
+    if (too_much_waits(r, a)) {
         r->parking = true;
         request_withdraw(r);
     }

@@ -3,8 +3,8 @@
  * The journal has the ids; a frame is made of what is new of them when its
  * client can take it: while more than OUT_MARK bytes wait for its socket,
  * nothing is made, and when an answer has PARK_AT ids that wait, no more are
- * computed and rank 0 lets go of it. So one that does not read costs its ids, and stops its own streams
- * alone. Text is made from ids here, whole characters at a time: it follows
+ * computed and rank 0 lets go of it. So one that does not read costs its ids,
+ * and stops its own streams alone. Text is made from ids here, whole characters at a time: it follows
  * from the ids sent, so an answer can be told again from any place. */
 #include <string.h>
 
@@ -184,19 +184,19 @@ static bool send_answer(struct request *r, struct answer *a)
 
 /* The prompt ------------------------------------------------------------------------------- */
 
-/* Its first n ids may be told. */
+/* Its first n ids may be told: they are the model's, and the table of their texts is there. */
 static uint32_t prompt_ready(const struct request *r)
 {
-    if (r->ids == NULL || r->state < REQUEST_QUEUED)
+    if (r->ids == NULL || r->state < REQUEST_RUNNING)
         return 0;
     if (request_scores(r) == 0)
-        return r->params.echo ? r->n_ids : 0;
+        return r->n_ids;
     return r->n_ids == 1 || r->scores != NULL ? r->n_scored : 0;
 }
 
 static void send_prompt_ids(struct request *r, uint32_t n)
 {
-    static const struct token_logprob nothing[LOGPROBS_MOST + 1] = {[0].id = NO_ID};
+    struct token_logprob nothing[LOGPROBS_MOST + 1];
     uint32_t each = request_scores(r);
     struct news news = {.ids = r->ids + r->n_prompt_sent, .n_ids = n};
     struct frame_tokens t = {.after = r->n_prompt_sent};
@@ -204,6 +204,8 @@ static void send_prompt_ids(struct request *r, uint32_t n)
     size_t text_bytes;
     char *at, *text;
 
+    for (int i = 0; i <= LOGPROBS_MOST; i++)
+        nothing[i] = (struct token_logprob){.id = NO_ID};
     if (each > 0) {
         news.logprobs = r->scores != NULL ? r->scores + (size_t)r->n_prompt_sent * each : nothing;
         news.logprobs_bytes = (size_t)n * each * sizeof(*news.logprobs);
@@ -224,7 +226,7 @@ static bool send_prompt(struct request *r)
 {
     uint32_t ready = prompt_ready(r);
 
-    if (request_scores(r) == 0 && !r->params.echo)
+    if (!request_echoes(r))
         return true;
     while (r->n_prompt_sent < ready) {
         uint32_t n = ready - r->n_prompt_sent;

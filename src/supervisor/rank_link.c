@@ -43,6 +43,20 @@ static bool check_ids(const struct model_facts *f, const struct request *r, char
     while (list_next_run(&runs, &run, &n))
         if (!in_range(f->vocab, "bad_ids: token id", run, n, sizeof(int32_t), line))
             return false;
+    if (p->bad_ids.n / sizeof(int32_t) + r->n_bad_ids > BAD_WORDS) {
+        snprintf(line, LOG_LINE_BYTES, "bad_ids and bad_words: %zu ids and counts, at most %d are possible",
+            p->bad_ids.n / sizeof(int32_t) + r->n_bad_ids, BAD_WORDS);
+        return false;
+    }
+    runs = (struct param_bytes){(const unsigned char *)r->bad_ids,
+        r->n_bad_ids * (uint32_t)sizeof(int32_t)};
+    while (list_next_run(&runs, &run, &n)) /* an added token may be past the model's vocabulary */
+        if (n == 0 || !in_range(f->vocab, "bad_words: token id", run, n, sizeof(int32_t), line))
+            return false;
+    if (runs.n > 0) {
+        snprintf(line, LOG_LINE_BYTES, "bad_words: the text worker gave no list of ids");
+        return false;
+    }
     return in_range(f->vocab, "token id", r->ids, r->n_ids, sizeof(int32_t), line) &&
            in_range(f->vocab, "logit_bias: token id", p->logit_bias.at, p->logit_bias.n / 8, 8, line) &&
            in_range(f->vocab, "stop_ids: token id", p->stop_ids.at, p->stop_ids.n / 4, 4, line) &&
@@ -248,6 +262,8 @@ static bool push_withdrawn(struct supervisor *sv)
 static void note_running(struct supervisor *sv, struct request *r)
 {
     request_move(r, REQUEST_RUNNING);
+    if (request_echoes(r))
+        request_has_news(r);
     if (sv->n_running == 0) {
         sv->progress_since_ns = spin_now_ns();
         sv->watch_new = true;
@@ -360,10 +376,10 @@ static const struct token_logprob *logprobs_of(const struct supervisor *sv, cons
 static void take_values(const struct supervisor *sv, struct request *r, const struct token_msg *m)
 {
     uint32_t columns = r->task == TASK_EMBED ? sv->facts.hidden : sv->facts.width;
-    const float *row = ring_buffer_at(&sv->shared.token_bytes, m->at, m->bytes);
+    const void *row = ring_buffer_at(&sv->shared.token_bytes, m->at, m->bytes);
 
-    if (wants_values(r) && row != NULL && m->bytes == columns * sizeof(*row))
-        request_take_values(r, m->position, row);
+    if (wants_values(r) && row != NULL && m->bytes == columns * sizeof(float))
+        request_take_values(r, m->position, row, m->bytes);
 }
 
 static void take_one(struct supervisor *sv, struct request *r, const struct token_msg *m)

@@ -243,8 +243,10 @@ void request_finish(struct request *r, enum quern_finish finish)
 
 void request_fail(struct request *r, enum quern_code code, const char *line)
 {
-    r->code = code;
-    r->line = strdup(line);
+    if (r->code == QUERN_CODE_NONE) { /* else it is given up already, for the first reason */
+        r->code = code;
+        r->line = strdup(line);
+    }
     request_end(r);
 }
 

@@ -75,6 +75,14 @@ static size_t lists_bytes(const struct params *p)
            p->value_ids.n;
 }
 
+/* At most: a text has no more ids than bytes. */
+static size_t scores_bytes(const struct request *r, const struct frame_submit *f)
+{
+    size_t ids = f->prompt == PROMPT_IDS ? f->prompt_bytes / sizeof(int32_t) : f->prompt_bytes;
+
+    return ids * request_scores(r) * sizeof(struct token_logprob);
+}
+
 static enum status fill(struct request *r, const struct frame_submit *f, const void *params,
     const void *prompt)
 {
@@ -86,12 +94,13 @@ static enum status fill(struct request *r, const struct frame_submit *f, const v
     r->key = r->params.key;
     r->task = (enum submit_task)f->task;
     r->prompt = (enum prompt_kind)f->prompt;
-    r->prompt_bytes = f->prompt_bytes + lists_bytes(&r->params);
     r->arrived_ns = spin_now_ns();
     r->n_scored = 1; /* the prompt's first id follows nothing */
     s = answers_open(r);
     if (s != STATUS_OK)
         return s;
+    r->prompt_bytes = f->prompt_bytes + lists_bytes(&r->params) + answers_bytes(r) -
+                      sizeof(struct answer) + scores_bytes(r, f); /* every request has one */
     r->state = r->prompt != PROMPT_IDS || r->params.bad_words.n > 0 ? REQUEST_NEW : REQUEST_QUEUED;
     if (r->prompt == PROMPT_IDS)
         return copy_ids(r, prompt, f->prompt_bytes);
@@ -186,7 +195,7 @@ static enum status check_resume(struct client *c, const struct frame_resume *f, 
     if (f->flags != 0)
         return log_fail(STATUS_UNKNOWN, "flags %#x: this version of quern does not have them", f->flags);
     *code = QUERN_CODE_NOT_FOUND;
-    if (r == NULL || r->cancelled)
+    if (r == NULL || r->cancelled || r->task != TASK_COMPLETE)
         return log_fail(STATUS_INVALID, "there is no request with the key %#llx, or no longer: submit "
             "it again", (unsigned long long)f->key);
     *code = QUERN_CODE_BAD_REQUEST;
@@ -197,6 +206,9 @@ static enum status check_resume(struct client *c, const struct frame_resume *f, 
     if (c->n_requests >= MOST_REQUESTS_EACH)
         return log_fail(STATUS_NOMEM, "this connection has %u requests under way, a connection may "
             "have no more: wait for some to end", c->n_requests);
+    if (r->client != c && r->prompt_bytes > MOST_PROMPT_BYTES_EACH - c->prompt_bytes)
+        return log_fail(STATUS_NOMEM, "the prompts of this connection take %zu MiB, %d are possible: "
+            "wait for some to end", c->prompt_bytes >> 20, MOST_PROMPT_BYTES_EACH >> 20);
     return STATUS_OK;
 }
 

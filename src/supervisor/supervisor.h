@@ -52,6 +52,7 @@ enum {
     MOST_KEEP_S = 600,
     OUT_MARK = 64 << 10,            /* with so much waiting for a socket, answers wait here */
     PARK_AT = 1024,                 /* tokens of an answer that wait: no more are computed */
+    PARK_BYTES = 1 << 20,           /* ... and of all of a request's, with their logprobs */
     GO_ON_AT = 128,
     MOST_ENCODINGS = 2,             /* of one prompt: it ended its text worker so often */
 };
@@ -401,11 +402,19 @@ void turn_taken(struct request *r);
 /* Of each id, and of each of the prompt's: what it is told with. 0: nothing is. */
 static inline uint32_t request_logprobs(const struct request *r)
 {
-    return params_has(&r->params, PARAM_LOGPROBS) ? 1 + r->params.logprobs : 0;
+    return r->task == TASK_COMPLETE && params_has(&r->params, PARAM_LOGPROBS) ? 1 + r->params.logprobs
+                                                                              : 0;
 }
 static inline uint32_t request_scores(const struct request *r)
 {
-    return params_has(&r->params, PARAM_PROMPT_LOGPROBS) ? 1 + r->params.prompt_logprobs : 0;
+    return r->task == TASK_COMPLETE && params_has(&r->params, PARAM_PROMPT_LOGPROBS)
+               ? 1 + r->params.prompt_logprobs
+               : 0;
+}
+/* Its prompt is told, before an answer. */
+static inline bool request_echoes(const struct request *r)
+{
+    return r->task == TASK_COMPLETE && (r->params.echo || params_has(&r->params, PARAM_PROMPT_LOGPROBS));
 }
 /* r->params is there. NOMEM (logged): answers_free() is needed nevertheless. */
 enum status answers_open(struct request *r);
@@ -445,8 +454,8 @@ static inline bool wants_values(const struct request *r)
 uint32_t values_columns(const struct request *r);
 /* Rows in all. */
 uint32_t values_wanted(const struct request *r);
-/* All columns of a row: a hidden state, or the logits of a position. */
-void request_take_values(struct request *r, uint32_t position, const float *row);
+/* All columns of a row: a hidden state, or the logits of a position; not aligned. */
+void request_take_values(struct request *r, uint32_t position, const void *row, size_t bytes);
 bool values_waiting(const struct request *r);
 /* False: the socket takes no more. */
 bool send_values(struct request *r);

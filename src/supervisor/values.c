@@ -10,7 +10,7 @@
 #include "quern/log.h"
 #include "supervisor/supervisor.h"
 
-enum { ROWS_MARK = 8 << 20 };
+enum { ROWS_MARK = 1 << 20 };
 
 /* Columns of a row as it is told. */
 uint32_t values_columns(const struct request *r)
@@ -43,18 +43,6 @@ static void normalise(float *x, uint32_t n)
         x[i] *= scale;
 }
 
-static void pick_columns(const struct request *r, const float *row, float *out)
-{
-    const struct param_bytes *ids = &r->params.value_ids;
-
-    for (uint32_t i = 0; i < ids->n / sizeof(int32_t); i++) {
-        int32_t id;
-
-        memcpy(&id, ids->at + i * sizeof(id), sizeof(id));
-        out[i] = row[id];
-    }
-}
-
 static bool is_finite(const float *x, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -63,37 +51,52 @@ static bool is_finite(const float *x, uint32_t n)
     return true;
 }
 
-/* The row as it is told; `row` has all of its columns. */
-static void cut_row(const struct request *r, const float *row, float *out)
+/* The id's column of a row in shared memory, which may not be aligned. */
+static float column(const void *row, const struct param_bytes *ids, uint32_t i)
 {
-    uint32_t columns = values_columns(r);
+    int32_t id;
+    float x;
 
-    if (r->task == TASK_LOGITS && r->params.value_ids.n > 0)
-        pick_columns(r, row, out);
-    else
-        memcpy(out, row, columns * sizeof(*out));
-    if (r->task == TASK_EMBED)
-        normalise(out, columns);
+    memcpy(&id, ids->at + i * sizeof(id), sizeof(id));
+    memcpy(&x, (const char *)row + (size_t)id * sizeof(x), sizeof(x));
+    return x;
 }
 
-void request_take_values(struct request *r, uint32_t position, const float *row)
+/* The row as it is told, into out, which has room for all of its columns. False: it is not finite. */
+static bool cut_row(const struct request *r, const void *row, size_t bytes, float *out)
 {
-    const struct model_facts *f = &r->client->sv->facts;
-    size_t bytes = values_columns(r) * sizeof(*row);
+    const struct param_bytes *ids = &r->params.value_ids;
+
+    if (r->task == TASK_LOGITS && ids->n > 0) {
+        for (uint32_t i = 0; i < ids->n / sizeof(int32_t); i++)
+            out[i] = column(row, ids, i);
+        return true;
+    }
+    memcpy(out, row, bytes);
+    if (r->task != TASK_EMBED)
+        return true;
+    if (!is_finite(out, (uint32_t)(bytes / sizeof(*out))))
+        return false;
+    normalise(out, values_columns(r));
+    return true;
+}
+
+void request_take_values(struct request *r, uint32_t position, const void *row, size_t bytes)
+{
+    size_t told = values_columns(r) * sizeof(float);
 
     if (r->n_values >= values_wanted(r) || position != r->n_ids - values_wanted(r) + r->n_values)
         return; /* rank 0 does not tell such things: its memory was damaged */
-    if (r->task == TASK_EMBED && !is_finite(row, f->hidden)) {
+    if (bytes_reserve(&r->rows, bytes > told ? bytes : told) != STATUS_OK) {
+        request_give_up(r, QUERN_CODE_OVERLOADED, log_last_error());
+        return;
+    }
+    if (!cut_row(r, row, bytes, (float *)(void *)(r->rows.mem + r->rows.n))) {
         request_give_up(r, QUERN_CODE_MODEL, "the hidden state is not finite: a weight of this checkpoint "
             "may be damaged; with QUERN_CHECK_FINITE=1 the first layer that it comes from is named");
         return;
     }
-    if (bytes_reserve(&r->rows, bytes) != STATUS_OK) {
-        request_give_up(r, QUERN_CODE_OVERLOADED, log_last_error());
-        return;
-    }
-    cut_row(r, row, (float *)(void *)(r->rows.mem + r->rows.n));
-    r->rows.n += bytes;
+    r->rows.n += told;
     r->n_values++;
     if (r->rows.n - r->rows_sent > ROWS_MARK && r->n_values < values_wanted(r) && !r->parking) {
         r->parking = true;
@@ -116,8 +119,11 @@ static void send_row(struct request *r)
 
     client_frame(r->client, FRAME_VALUES, r->number, &v, sizeof(v), r->rows.mem + r->rows_sent, bytes);
     r->rows_sent += bytes;
-    if (r->rows_sent == r->rows.n)
-        r->rows.n = r->rows_sent = 0;
+    if (r->rows_sent < r->rows.n && r->rows_sent < ROWS_MARK)
+        return;
+    memmove(r->rows.mem, r->rows.mem + r->rows_sent, r->rows.n - r->rows_sent);
+    r->rows.n -= r->rows_sent;
+    r->rows_sent = 0;
 }
 
 bool send_values(struct request *r)

@@ -115,6 +115,8 @@ static enum status copy_rows(struct quern *q, const struct logits_options *o, st
         else if (quern_event_kind(e) == QUERN_EVENT_ERROR)
             s = log_fail(STATUS_INVALID, "%s", quern_event_message(e));
     }
+    if (s == STATUS_OK && rows != (size_t)o->last)
+        s = log_fail(STATUS_DEAD, "the server gave %zu rows of logits, not %d", rows, o->last);
     return s;
 }
 

@@ -121,6 +121,17 @@ static uint32_t pace_of(void *context, uint32_t answers, uint32_t prompts)
     return pace_chunk(context, answers, prompts);
 }
 
+/* Those that the model has: an end token past its vocabulary never comes. */
+static size_t known_eos(const struct worker *w, int *eos)
+{
+    size_t n = 0;
+
+    for (int i = 0; i < w->generation.n_eos; i++)
+        if (eos[i] < w->config.vocab)
+            eos[n++] = eos[i];
+    return n;
+}
+
 static enum status open_all(struct leader *l)
 {
     const struct worker *w = l->w;
@@ -132,7 +143,7 @@ static enum status open_all(struct leader *l)
         .pace = pace_of,
         .pacer = &l->pace,
         .eos = w->generation.eos,
-        .n_eos = (size_t)w->generation.n_eos,
+        .n_eos = known_eos(w, w->generation.eos),
         .observe = meter_observe,
         .observer = &l->meter,
     };

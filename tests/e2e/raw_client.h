@@ -62,7 +62,7 @@ struct raw_params raw_params(uint32_t prompt, uint32_t max_tokens);
 /* The same, past end tokens. */
 struct raw_params raw_endless(uint32_t prompt, uint32_t max_tokens);
 /* Its payload, up to the prompt, into bytes [RAW_PAYLOAD]; returns how many. */
-enum { RAW_LISTS = 4096, RAW_PAYLOAD = sizeof(struct frame_submit) + PARAMS_FIRST_BYTES + RAW_LISTS };
+enum { RAW_LISTS = 12 << 10, RAW_PAYLOAD = sizeof(struct frame_submit) + PARAMS_FIRST_BYTES + RAW_LISTS };
 size_t raw_payload(const struct raw_params *p, size_t prompt_bytes, unsigned char *bytes);
 bool raw_submit(struct raw_client *c, uint64_t id, struct raw_params params, const void *data,
     size_t n);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "checkpoint/safetensors.h"
+#include "quern/plan.h"
 #include "tests/e2e/raw_client.h"
 
 enum { PROMPTS = 4, MOST_IDS = 64, MOST_COLUMNS = 256, TIMES = 6, VOCAB = 256, HIDDEN = 64, LABELS = 3 };
@@ -244,6 +245,67 @@ static void a_model_that_scores_completes_nothing(void **state)
     raw_server_stop(&s, "");
 }
 
+/* Whatever is given with whatever task: it ends, and the server goes on. */
+static void every_parameter_with_every_task_gets_its_end(void **state)
+{
+    static const unsigned char stop[] = {3, 0, 0, 0, 'z', 'q', 'x'};
+    const int32_t prompt[] = {410, 403, 258}, run[] = {1, 300};
+    struct raw_server s;
+    struct raw_client c;
+
+    (void)state;
+    raw_server_start(&s, (const char *const[]){"--tp", "2", NULL});
+    for (uint32_t task = 0; task <= TASK_LOGITS; task++) {
+        struct raw_params p = {.task = task, .prompt = PROMPT_IDS};
+
+        RAW_GIVE(p, PARAM_MAX_TOKENS, max_tokens, 5);
+        RAW_GIVE(p, PARAM_LOGPROBS, logprobs, 2);
+        RAW_GIVE(p, PARAM_PROMPT_LOGPROBS, prompt_logprobs, 2);
+        RAW_GIVE(p, PARAM_ECHO, echo, 1);
+        RAW_GIVE(p, PARAM_SPECULATE, speculate, 3);
+        RAW_GIVE(p, PARAM_MIN_TOKENS, min_tokens, 2);
+        RAW_GIVE(p, PARAM_REPETITION_PENALTY, repetition_penalty, 1.1f);
+        RAW_GIVE(p, PARAM_BAD_IDS, bad_ids, ((struct param_bytes){(const void *)run, sizeof(run)}));
+        RAW_GIVE(p, PARAM_BAD_WORDS, bad_words, ((struct param_bytes){stop, sizeof(stop)}));
+        RAW_GIVE(p, PARAM_STOP, stop, ((struct param_bytes){stop, sizeof(stop)}));
+        RAW_GIVE(p, PARAM_DIMENSIONS, dimensions, 3);
+        RAW_GIVE(p, PARAM_LAST, last, 2);
+        raw_connect(&c, &s);
+        assert_true(raw_submit(&c, 1, p, prompt, sizeof(prompt)));
+        ends(&c, 1);
+        raw_close(&c);
+    }
+    raw_assert_well(&s);
+    raw_server_stop(&s, "");
+}
+
+/* As many as either may be, together. */
+static void bad_ids_and_bad_words_are_bounded_together(void **state)
+{
+    static const unsigned char word[] = {1, 0, 0, 0, 'a'};
+    const int32_t prompt[] = {410, 403};
+    static int32_t runs[BAD_WORDS];
+    struct raw_params p = raw_params(PROMPT_IDS, 2);
+    struct raw_server s;
+    struct raw_client c;
+
+    (void)state;
+    for (int i = 0; i < BAD_WORDS; i += 2) {
+        runs[i] = 1;
+        runs[i + 1] = 300;
+    }
+    raw_server_start(&s, (const char *const[]){"--tp", "2", NULL});
+    raw_connect(&c, &s);
+    RAW_GIVE(p, PARAM_BAD_IDS, bad_ids, ((struct param_bytes){(const void *)runs, sizeof(runs)}));
+    assert_true(raw_submit(&c, 1, p, prompt, sizeof(prompt)));
+    ends(&c, 1);
+    RAW_GIVE(p, PARAM_BAD_WORDS, bad_words, ((struct param_bytes){word, sizeof(word)}));
+    assert_true(raw_submit(&c, 2, p, prompt, sizeof(prompt)));
+    raw_refused(&c, 2, QUERN_CODE_BAD_REQUEST, "bad_ids and bad_words: 205");
+    raw_close(&c);
+    raw_server_stop(&s, "");
+}
+
 /* The storyteller's embeddings, of lines in any number, are those of each line by itself. */
 static void lines_are_embedded_in_their_order(void **state)
 {
@@ -313,6 +375,8 @@ int main(void)
         cmocka_unit_test(an_embedding_is_cut_and_of_length_one_again),
         cmocka_unit_test(logits_come_of_the_last_ids_and_of_those_wanted),
         cmocka_unit_test(a_model_that_scores_completes_nothing),
+        cmocka_unit_test(every_parameter_with_every_task_gets_its_end),
+        cmocka_unit_test(bad_ids_and_bad_words_are_bounded_together),
         cmocka_unit_test(lines_are_embedded_in_their_order),
         cmocka_unit_test(a_fingerprint_tells_servers_apart_whose_answers_may_differ),
     };

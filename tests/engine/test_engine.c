@@ -392,6 +392,57 @@ static void engine_may_be_closed_in_the_middle(void **state)
 
 #define ENGINE_TEST(test) cmocka_unit_test_setup_teardown(test, open_bench, close_bench)
 
+/* All outputs are what every guess says: the most that two can take of each step. */
+static void a_waiting_prompt_is_not_held_up_by_guesses(void **state)
+{
+    struct bench *b = *state;
+    int32_t threes[FAKE_OUTPUTS], ids[12];
+    bool started = false;
+
+    for (int i = 0; i < FAKE_OUTPUTS; i++)
+        threes[i] = 3;
+    for (int i = 0; i < 12; i++)
+        ids[i] = 3;
+    for (uint64_t id = 1; id <= 2; id++)
+        assert_int_equal(engine_add(b->engine, &(struct engine_request){.id = id, .ids = ids,
+            .n_ids = 12, .n_prompt = 12, .max_tokens = 60, .ignore_eos = true, .guesses = 8,
+            .sampling = {.top_p = 1}}), STATUS_OK);
+    for (uint64_t i = 0; i < 6; i++) {
+        planned(b);
+        done(b, i, threes);
+    }
+    assert_int_equal(add(b, 3, 4, 2), STATUS_OK);
+    for (uint64_t i = 6; i < 12 && !started; i++) {
+        const struct plan_row *row = planned(b);
+
+        for (uint32_t r = 0; r < b->plan->n_rows; r++)
+            started |= row[r].kind == ROW_PREFILL;
+        done(b, i, threes);
+    }
+    assert_true(started);
+}
+
+/* A list that no plan holds would wait for ever. */
+static void lists_over_their_limits_are_refused(void **state)
+{
+    static const int32_t words[BAD_WORDS + BIAS_WORDS + 4];
+    struct bench *b = *state;
+    const int32_t id = 1;
+    struct engine_request r = {.id = 1, .ids = &id, .n_ids = 1, .n_prompt = 1, .max_tokens = 1,
+        .words = words, .stops = words};
+
+    r.sampling.n_bad = BAD_WORDS + 1;
+    assert_int_equal(engine_add(b->engine, &r), STATUS_INVALID);
+    r.sampling.n_bad = 0;
+    r.sampling.n_bias = BIAS_WORDS + 2;
+    assert_int_equal(engine_add(b->engine, &r), STATUS_INVALID);
+    r.sampling.n_bias = 0;
+    r.n_stops = END_WORDS;
+    assert_int_equal(engine_add(b->engine, &r), STATUS_INVALID);
+    r.n_stops = END_WORDS - 2;
+    assert_int_equal(engine_add(b->engine, &r), STATUS_OK);
+}
+
 /* Figures --------------------------------------------------------------------------------- */
 
 static void times_are_told_by_the_caller_s_clock(void **state)
@@ -460,6 +511,8 @@ int main(void)
         ENGINE_TEST(end_of_the_context_cuts_the_answer),
         ENGINE_TEST(engine_may_be_closed_in_the_middle),
         ENGINE_TEST(times_are_told_by_the_caller_s_clock),
+        ENGINE_TEST(a_waiting_prompt_is_not_held_up_by_guesses),
+        ENGINE_TEST(lists_over_their_limits_are_refused),
         ENGINE_TEST(what_goes_on_is_no_new_prompt),
     };
 

@@ -11,7 +11,8 @@ static size_t put(unsigned char *at, uint16_t key, const void *value, uint32_t b
     struct param_header h = {.key = key, .bytes = bytes};
 
     memcpy(at, &h, sizeof(h));
-    memcpy(at + sizeof(h), value, bytes);
+    if (bytes > 0)
+        memcpy(at + sizeof(h), value, bytes);
     return sizeof(h) + bytes;
 }
 
@@ -37,6 +38,7 @@ static const struct {
     [PARAM_BAD_IDS] = {runs, sizeof(runs)},
     [PARAM_STOP] = {texts, sizeof(texts)},
     [PARAM_STOP_IDS] = {ids, sizeof(ids)},
+    [PARAM_VALUE_IDS] = {ids, sizeof(ids)},
 };
 enum { LISTS_BYTES = 128 };
 
@@ -50,7 +52,9 @@ static size_t value_for(int key, uint64_t *seed, unsigned char *value)
     switch (params_type((unsigned)key)) {
     case PARAM_U64: memcpy(value, &big, 8); return 8;
     case PARAM_F32: memcpy(value, &real, 4); return 4;
-    case PARAM_BYTES: memcpy(value, lists[key].value, lists[key].bytes); return lists[key].bytes;
+    case PARAM_BYTES:
+        memcpy(value, lists[key].value, lists[key].bytes);
+        return lists[key].bytes;
     case PARAM_NONE: return 0;
     default: memcpy(value, &whole, 4); return 4;
     }
@@ -113,7 +117,7 @@ static void lists_that_are_cut_or_hold_what_cannot_be_are_refused(void **state)
         memcpy(value, lists[key].value, lists[key].bytes);
         assert_int_equal(read_one((uint16_t)key, value, 0, &p), STATUS_OK);
         for (uint32_t n = 1; n < lists[key].bytes; n++) {
-            bool whole = (key == PARAM_STOP_IDS && n % 4 == 0) || (key == PARAM_LOGIT_BIAS && n == 8) ||
+            bool whole = ((key == PARAM_STOP_IDS || key == PARAM_VALUE_IDS) && n % 4 == 0) || (key == PARAM_LOGIT_BIAS && n == 8) ||
                          (key == PARAM_BAD_IDS && n == 8) ||
                          ((key == PARAM_STOP || key == PARAM_BAD_WORDS) && n == 5);
 

@@ -184,11 +184,13 @@ static inline void rank_tells(struct fixture *f, struct token_msg m)
     rank_tells_with(f, m, NULL, 0);
 }
 
-/* The text worker answers with these ids. */
-static inline void text_tells(struct fixture *f, uint64_t id, const int32_t *ids, uint32_t n)
+/* The text worker answers with these ids, the last `words` of them its runs of bad words. */
+static inline void text_tells_with(struct fixture *f, uint64_t id, const int32_t *ids, uint32_t n,
+    uint32_t words)
 {
     struct text_shared *g = &f->sv.text;
-    struct text_msg m = {.generation = g->generation, .id = id, .bytes = n * (uint32_t)sizeof(*ids)};
+    struct text_msg m = {.generation = g->generation, .id = id, .bytes = n * (uint32_t)sizeof(*ids),
+        .words = words};
     void *slot;
 
     assert_int_equal(ring_reserve(&f->replies, &slot), STATUS_OK);
@@ -197,6 +199,11 @@ static inline void text_tells(struct fixture *f, uint64_t id, const int32_t *ids
     memcpy(slot, &m, sizeof(m));
     ring_publish(&f->replies);
     assert_int_equal(text_take_replies(&f->sv), STATUS_OK);
+}
+
+static inline void text_tells(struct fixture *f, uint64_t id, const int32_t *ids, uint32_t n)
+{
+    text_tells_with(f, id, ids, n, 0);
 }
 
 #endif

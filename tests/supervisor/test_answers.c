@@ -303,13 +303,72 @@ static void the_prompt_is_told_as_it_is_scored_and_before_the_answer(void **stat
         assert_int_equal(t.n_ids, i == 1 ? 2 : 1);
         assert_memory_equal(told.payload + sizeof(t), &prompt[t.after], t.n_ids * sizeof(int32_t));
         if (i == 1)
-            assert_int_equal(((struct token_logprob *)(void *)(told.payload + sizeof(t) +
-                t.n_ids * sizeof(int32_t) + t.text_bytes))[0].id, NO_ID);
+            assert_memory_equal(told.payload + sizeof(t) + t.n_ids * sizeof(int32_t) + t.text_bytes,
+                (&(int32_t){NO_ID}), sizeof(int32_t));
         assert_memory_equal(told.payload + told.header.bytes - sizeof(*scores), &scores[i - 1],
             sizeof(*scores));
     }
     says(f, r, 0, "a");
     hears_text(c, 0, 0, 1, "a");
+}
+
+/* Before the prompt is told no answer can be: parked, it would never go on. */
+static void an_answer_is_not_parked_while_its_prompt_is_scored(void **state)
+{
+    static const struct token_logprob score = {6, -1};
+    const struct params p = {.given = GIVEN(PARAM_PROMPT_LOGPROBS) | GIVEN(PARAM_CHOICES) |
+        GIVEN(PARAM_MAX_TOKENS), .choices = 2, .max_tokens = 4 * PARK_AT};
+    struct fixture *f = *state;
+    struct client *c = client_come(&f->sv);
+    struct request *r = running(f, c, &p);
+
+    for (int i = 0; i < PARK_AT + 10; i++)
+        says(f, r, 1, "a");
+    assert_false(r->parking);
+    hears_nothing(c);
+    for (uint32_t i = 1; i <= 2; i++)
+        rank_tells_with(f, (struct token_msg){.kind = TOKEN_SCORED, .id = r->id, .position = i},
+            &score, 1);
+    says(f, r, 1, "a");
+    assert_true(r->parking);
+    request_stop(r);
+}
+
+static void a_prompt_of_one_id_has_logprobs_of_nothing(void **state)
+{
+    const struct params p = {.given = GIVEN(PARAM_PROMPT_LOGPROBS), .prompt_logprobs = 3};
+    struct fixture *f = *state;
+    struct client *c = client_come(&f->sv);
+    struct told told;
+
+    use_letters(&f->sv);
+    submit(c, 1, PROMPT_IDS, &p, prompt, sizeof(prompt[0]));
+    hears(c, &told, FRAME_ACCEPTED, 1);
+    hears_nothing(c); /* the table of texts may not be there yet */
+    ranks_push(&f->sv);
+    hears(c, &told, FRAME_PROMPT, 1);
+    for (size_t i = 0; i < 4; i++)
+        assert_memory_equal(told.payload + told.header.bytes - 8 * (4 - i), (&(int32_t){NO_ID}), 4);
+}
+
+static void what_the_text_worker_says_of_bad_words_is_checked(void **state)
+{
+    static const int32_t replies[][4] = {{5, 1, FIXTURE_VOCAB}, {5, -1, 3}, {5, 0, 1, 2}, {5, 3, 1}};
+    static const uint32_t lengths[] = {3, 3, 4, 3};
+    unsigned char mem[16];
+    struct params p = {.given = GIVEN(PARAM_BAD_WORDS), .bad_words = one_text(mem, "ab")};
+    struct fixture *f = *state;
+    struct client *c = client_come(&f->sv);
+    struct told t;
+
+    for (uint64_t i = 0; i < 4; i++) {
+        submit(c, 1 + i, PROMPT_TEXT, &p, "x", 1);
+        text_push(&f->sv);
+        text_tells_with(f, request_of(c, 1 + i)->id, replies[i], lengths[i], lengths[i] - 1);
+        hears(c, &t, FRAME_ACCEPTED, 1 + i);
+        ranks_push(&f->sv);
+        hears_error(c, 1 + i, QUERN_CODE_BAD_REQUEST, "bad_words");
+    }
 }
 
 static void ids_of_lists_are_the_model_s_or_refused(void **state)
@@ -348,6 +407,9 @@ int main(void)
         ON_A_SUPERVISOR(what_is_told_again_has_the_text_that_was_held_back_there),
         ON_A_SUPERVISOR(logprobs_are_told_beside_their_ids),
         ON_A_SUPERVISOR(the_prompt_is_told_as_it_is_scored_and_before_the_answer),
+        ON_A_SUPERVISOR(an_answer_is_not_parked_while_its_prompt_is_scored),
+        ON_A_SUPERVISOR(a_prompt_of_one_id_has_logprobs_of_nothing),
+        ON_A_SUPERVISOR(what_the_text_worker_says_of_bad_words_is_checked),
         ON_A_SUPERVISOR(ids_of_lists_are_the_model_s_or_refused),
     };
 
