@@ -9,14 +9,18 @@
  * On a machine that others use, too, some steps take several times as long as most.
  * The mean of such times is far above what is common, of small chunks most of all,
  * and would make them ever smaller. So an estimate goes only a part of its own size
- * towards what is new: it stays near the median. */
+ * towards what is new: it stays near the median. That of answers alone is seldom
+ * measured, and too high a one makes chunks too long until the next: it rises by less
+ * than it falls. */
 #include "worker/pace.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "quern/log.h"
 
-static const double stretch = 0.7, alone_weight = 0.5, token_weight = 0.25, reach = 0.25;
+static const double stretch = 0.7, alone_weight = 0.5, token_weight = 0.25;
+static const double reach = 0.25, alone_rise = 0.15;
 
 enum status pace_open(struct pace *p, uint32_t max_tokens, uint32_t first)
 {
@@ -31,13 +35,13 @@ void pace_close(struct pace *p)
     p->alone = NULL;
 }
 
-/* What is new counts as at most `reach` more or less than what is known; of the first few, more. */
-static void follow(struct estimate *e, double value, double weight)
+/* What is new counts as at most so much more or less than what is known; of the first few, more. */
+static void follow(struct estimate *e, double value, double weight, double rise)
 {
-    double room = e->n < 4 ? 1.0 / (e->n + 1) : reach;
-
     if (e->n > 0) {
-        double most = e->ns * (1 + room), least = e->ns * (1 - room);
+        bool few = e->n < 4;
+        double most = e->ns * (1 + (few ? 1.0 / (e->n + 1) : rise));
+        double least = e->ns * (1 - (few ? 1.0 / (e->n + 1) : reach));
 
         value = value > most ? most : value < least ? least : value;
         value = e->ns + weight * (value - e->ns);
@@ -71,13 +75,13 @@ void pace_note(struct pace *p, uint32_t answers, uint32_t prompts, uint64_t ns)
         return;
     if (answers == 0) { /* what it costs beside answers is not known yet: not much more */
         if (p->token.n == 0 && prompts >= p->first)
-            follow(&p->token, (double)ns / prompts, token_weight);
+            follow(&p->token, (double)ns / prompts, token_weight, reach);
         return;
     }
     if (prompts == 0) {
         if (p->steps - a->step > PACE_STALE)
             a->time.n = 0;
-        follow(&a->time, (double)ns, alone_weight);
+        follow(&a->time, (double)ns, alone_weight, alone_rise);
         a->step = p->steps;
         return;
     }
@@ -85,5 +89,5 @@ void pace_note(struct pace *p, uint32_t answers, uint32_t prompts, uint64_t ns)
     if (a->time.n == 0)
         return;
     more = ((double)ns - a->time.ns) / prompts;
-    follow(&p->token, more > 1 ? more : 1, token_weight);
+    follow(&p->token, more > 1 ? more : 1, token_weight, reach);
 }

@@ -1,86 +1,6 @@
-/* test_engine.c - the scheduler, one rule at a time. All at once: test_traffic.c. */
-#include "engine/engine.h"
-#include "quern/log.h"
-#include "tests/engine/fake_device.h"
-#include "tests/ipc/ipc_support.h"
-
-enum { CONTEXT = FAKE_BLOCKS * FAKE_BLOCK_SIZE, EOS = 7, MOST_EVENTS = 256 };
-
-struct bench {
-    struct engine *engine;
-    struct plan *plan;
-    struct engine_event events[MOST_EVENTS];
-    size_t n_events;
-    uint64_t times[ENGINE_TOKEN_TIME + 1][8];
-    size_t n_times[ENGINE_TOKEN_TIME + 1];
-};
-
-static void note_time(void *context, enum engine_time what, uint64_t ns)
-{
-    struct bench *b = context;
-
-    assert_true(b->n_times[what] < 8);
-    b->times[what][b->n_times[what]++] = ns;
-}
-
-static void note_event(void *context, const struct engine_event *e)
-{
-    struct bench *b = context;
-
-    assert_true(b->n_events < MOST_EVENTS);
-    b->events[b->n_events++] = *e;
-}
-
-static int open_with(void **state, const struct plan_limits *limits)
-{
-    static const int32_t eos[] = {EOS, EOS + 1};
-    struct bench *b = calloc(1, sizeof(*b));
-    struct engine_options o = {
-        .limits = *limits, .generation = 1, .max_model_len = CONTEXT,
-        .max_chunk = 12, .eos = eos, .n_eos = 2, .observe = note_time, .observer = b};
-
-    *state = b;
-    b->plan = malloc(plan_max_bytes(limits));
-    return engine_open(&o, &b->engine) == STATUS_OK ? 0 : -1;
-}
-
-static int open_bench(void **state)
-{
-    return open_with(state, &fake_limits);
-}
-
-static int close_bench(void **state)
-{
-    struct bench *b = *state;
-
-    engine_close(b->engine);
-    free(b->plan);
-    free(b);
-    return 0;
-}
-
-/* A prompt of n ids, `id` giving their values. */
-static enum status add(struct bench *b, uint64_t id, uint32_t n, uint32_t max_tokens)
-{
-    int32_t ids[CONTEXT];
-
-    for (uint32_t i = 0; i < n && i < CONTEXT; i++)
-        ids[i] = (int32_t)((id + i) % FAKE_VOCAB);
-    return engine_add(b->engine, &(struct engine_request){.id = id, .ids = ids, .n_ids = n, .n_prompt = n,
-        .max_tokens = max_tokens, .ignore_eos = true, .sampling = {.seed = id, .top_p = 1}});
-}
-
-static const struct plan_row *planned(struct bench *b)
-{
-    assert_int_equal(engine_plan(b->engine, b->plan), STATUS_OK);
-    assert_int_equal(plan_check(b->plan, b->plan->bytes, &fake_limits, 1), STATUS_OK);
-    return plan_rows(b->plan);
-}
-
-static void done(struct bench *b, uint64_t number, const int32_t *ids)
-{
-    engine_done(b->engine, number, ids, NULL, note_event, b);
-}
+/* test_engine.c - the scheduler, one rule at a time. All at once: test_traffic.c; its limits:
+ * test_limits.c. */
+#include "tests/engine/engine_bench.h"
 
 static void nothing_to_do_gives_no_plan(void **state)
 {
@@ -288,58 +208,6 @@ static void request_between_steps_is_cancelled_at_once(void **state)
     assert_int_equal(b->events[0].finish, ENGINE_CANCELLED);
 }
 
-static void requests_that_never_fit_are_refused(void **state)
-{
-    struct bench *b = *state;
-
-    assert_int_equal(add(b, 1, 0, 5), STATUS_INVALID);
-    assert_int_equal(add(b, 1, CONTEXT, 5), STATUS_INVALID);
-    assert_non_null(strstr(log_last_error(), "a prompt of 96 tokens does not fit a context of 96"));
-    assert_true(engine_idle(b->engine));
-}
-
-static void pool_smaller_than_the_context_refuses_what_it_cannot_hold(void **state)
-{
-    struct bench *b = *state; /* of half as many blocks */
-
-    assert_int_equal(add(b, 1, 40, 9), STATUS_INVALID);
-    assert_non_null(strstr(log_last_error(), "49 tokens need 13 KV blocks, there are 12"));
-    assert_int_equal(add(b, 1, 40, 8), STATUS_OK);
-}
-
-static int open_small_pool(void **state)
-{
-    struct plan_limits limits = fake_limits;
-
-    limits.n_blocks /= 2;
-    return open_with(state, &limits);
-}
-
-static int open_few_outputs(void **state)
-{
-    struct plan_limits limits = fake_limits;
-
-    limits.max_outputs = 3;
-    return open_with(state, &limits);
-}
-
-static void step_has_no_more_outputs_than_its_limit(void **state)
-{
-    struct bench *b = *state;
-    const int32_t ids[3] = {1, 1, 1};
-    uint32_t most = 0;
-
-    for (uint64_t id = 1; id <= FAKE_SLOTS; id++)
-        assert_int_equal(add(b, id, 2, 4), STATUS_OK);
-    for (uint64_t n = 0; engine_plan(b->engine, b->plan) == STATUS_OK; n++) {
-        assert_true(b->plan->n_outputs <= 3);
-        most = b->plan->n_outputs > most ? b->plan->n_outputs : most;
-        done(b, n, ids);
-    }
-    assert_int_equal(most, 3);
-    assert_true(engine_idle(b->engine));
-}
-
 static void broken_output_ends_its_own_request_alone(void **state)
 {
     struct bench *b = *state;
@@ -389,61 +257,6 @@ static void engine_may_be_closed_in_the_middle(void **state)
     planned(b);
     planned(b);
 }
-
-#define ENGINE_TEST(test) cmocka_unit_test_setup_teardown(test, open_bench, close_bench)
-
-/* All outputs are what every guess says: the most that two can take of each step. */
-static void a_waiting_prompt_is_not_held_up_by_guesses(void **state)
-{
-    struct bench *b = *state;
-    int32_t threes[FAKE_OUTPUTS], ids[12];
-    bool started = false;
-
-    for (int i = 0; i < FAKE_OUTPUTS; i++)
-        threes[i] = 3;
-    for (int i = 0; i < 12; i++)
-        ids[i] = 3;
-    for (uint64_t id = 1; id <= 2; id++)
-        assert_int_equal(engine_add(b->engine, &(struct engine_request){.id = id, .ids = ids,
-            .n_ids = 12, .n_prompt = 12, .max_tokens = 60, .ignore_eos = true, .guesses = 8,
-            .sampling = {.top_p = 1}}), STATUS_OK);
-    for (uint64_t i = 0; i < 6; i++) {
-        planned(b);
-        done(b, i, threes);
-    }
-    assert_int_equal(add(b, 3, 4, 2), STATUS_OK);
-    for (uint64_t i = 6; i < 12 && !started; i++) {
-        const struct plan_row *row = planned(b);
-
-        for (uint32_t r = 0; r < b->plan->n_rows; r++)
-            started |= row[r].kind == ROW_PREFILL;
-        done(b, i, threes);
-    }
-    assert_true(started);
-}
-
-/* A list that no plan holds would wait for ever. */
-static void lists_over_their_limits_are_refused(void **state)
-{
-    static const int32_t words[BAD_WORDS + BIAS_WORDS + 4];
-    struct bench *b = *state;
-    const int32_t id = 1;
-    struct engine_request r = {.id = 1, .ids = &id, .n_ids = 1, .n_prompt = 1, .max_tokens = 1,
-        .words = words, .stops = words};
-
-    r.sampling.n_bad = BAD_WORDS + 1;
-    assert_int_equal(engine_add(b->engine, &r), STATUS_INVALID);
-    r.sampling.n_bad = 0;
-    r.sampling.n_bias = BIAS_WORDS + 2;
-    assert_int_equal(engine_add(b->engine, &r), STATUS_INVALID);
-    r.sampling.n_bias = 0;
-    r.n_stops = END_WORDS;
-    assert_int_equal(engine_add(b->engine, &r), STATUS_INVALID);
-    r.n_stops = END_WORDS - 2;
-    assert_int_equal(engine_add(b->engine, &r), STATUS_OK);
-}
-
-/* Figures --------------------------------------------------------------------------------- */
 
 static void times_are_told_by_the_caller_s_clock(void **state)
 {
@@ -502,17 +315,10 @@ int main(void)
         ENGINE_TEST(waiting_request_is_cancelled_at_once),
         ENGINE_TEST(cancelled_request_is_gone_when_its_steps_are_done),
         ENGINE_TEST(request_between_steps_is_cancelled_at_once),
-        ENGINE_TEST(requests_that_never_fit_are_refused),
-        cmocka_unit_test_setup_teardown(pool_smaller_than_the_context_refuses_what_it_cannot_hold,
-            open_small_pool, close_bench),
-        cmocka_unit_test_setup_teardown(step_has_no_more_outputs_than_its_limit, open_few_outputs,
-            close_bench),
         ENGINE_TEST(broken_output_ends_its_own_request_alone),
         ENGINE_TEST(end_of_the_context_cuts_the_answer),
         ENGINE_TEST(engine_may_be_closed_in_the_middle),
         ENGINE_TEST(times_are_told_by_the_caller_s_clock),
-        ENGINE_TEST(a_waiting_prompt_is_not_held_up_by_guesses),
-        ENGINE_TEST(lists_over_their_limits_are_refused),
         ENGINE_TEST(what_goes_on_is_no_new_prompt),
     };
 
