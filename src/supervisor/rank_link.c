@@ -38,6 +38,7 @@ static bool check_ids(const struct model_facts *f, const struct request *r, char
     const struct params *p = &r->params;
     struct param_bytes runs = p->bad_ids;
     const unsigned char *run;
+    bool whole = true;
     uint32_t n;
 
     while (list_next_run(&runs, &run, &n))
@@ -50,10 +51,12 @@ static bool check_ids(const struct model_facts *f, const struct request *r, char
     }
     runs = (struct param_bytes){(const unsigned char *)r->bad_ids,
         r->n_bad_ids * (uint32_t)sizeof(int32_t)};
-    while (list_next_run(&runs, &run, &n)) /* an added token may be past the model's vocabulary */
-        if (n == 0 || !in_range(f->vocab, "bad_words: token id", run, n, sizeof(int32_t), line))
+    while (whole && list_next_run(&runs, &run, &n)) { /* an added token may be past the vocabulary */
+        whole = n > 0;
+        if (!in_range(f->vocab, "bad_words: token id", run, n, sizeof(int32_t), line))
             return false;
-    if (runs.n > 0) {
+    }
+    if (!whole || runs.n > 0) {
         snprintf(line, LOG_LINE_BYTES, "bad_words: the text worker gave no list of ids");
         return false;
     }
