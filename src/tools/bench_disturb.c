@@ -1,7 +1,8 @@
 /* bench_disturb.c - what a long prompt does to answers that run.
  *
- * Some answers run alone for a while, then a long prompt comes. Each time between
- * two frames of an answer is one figure, as its reader would see it. */
+ * Some answers run alone for a while, then a long prompt comes, then they are alone
+ * again: by then they are longer, and so is each step. Each time between two frames of
+ * an answer is one figure, as its reader would see it. */
 #include <stdlib.h>
 
 #include "quern/log.h"
@@ -19,9 +20,9 @@ struct disturb {
     uint32_t streams, long_prompt;
     double last_s[MOST_STREAMS + 2]; /* by number; 0: nothing came yet */
     uint32_t begun;                  /* streams that something came of */
-    struct times alone, beside;
+    struct times before, beside, after;
     double asked_s, answered_s; /* the long prompt; 0: not yet */
-    bool over;                  /* it is answered, or an answer is at the context's end */
+    bool over;                  /* all is measured, or an answer is at the context's end */
 };
 
 static enum status note(struct times *t, double s)
@@ -54,6 +55,11 @@ static double part_below(struct times *t, double part)
     return t->s[(size_t)(part * (double)(t->n - 1))];
 }
 
+static struct between between(struct times *t)
+{
+    return (struct between){part_below(t, 0.5), part_below(t, 0.99)};
+}
+
 static enum status ask(struct disturb *d, uint32_t n_ids, uint32_t wanted, uint64_t *seed)
 {
     int32_t *ids = malloc(n_ids * sizeof(*ids));
@@ -74,13 +80,12 @@ static enum status take(struct disturb *d, const struct quern_event *e, uint64_t
     uint64_t id = quern_event_request(e);
     double now = load_now_s(), before;
 
-    if (quern_event_kind(e) == QUERN_EVENT_DONE)
+    if (quern_event_kind(e) == QUERN_EVENT_DONE && id <= d->streams)
         d->over = true;
     if (quern_event_kind(e) != QUERN_EVENT_TEXT || id > d->streams + 1)
         return STATUS_OK;
     if (id == d->streams + 1) {
         d->answered_s = now;
-        d->over = true;
         return STATUS_OK;
     }
     before = d->last_s[id];
@@ -88,13 +93,17 @@ static enum status take(struct disturb *d, const struct quern_event *e, uint64_t
     d->begun += before == 0;
     if (before == 0 || d->begun < d->streams)
         return STATUS_OK;
+    if (d->answered_s > 0) {
+        d->over |= d->after.n + 1 == (size_t)ALONE * d->streams;
+        return note(&d->after, now - before);
+    }
     if (d->asked_s > 0)
         return note(&d->beside, now - before);
-    if (d->alone.n + 1 == (size_t)ALONE * d->streams) {
+    if (d->before.n + 1 == (size_t)ALONE * d->streams) {
         d->asked_s = now;
         return ask(d, d->long_prompt, 1, seed);
     }
-    return note(&d->alone, now - before);
+    return note(&d->before, now - before);
 }
 
 static enum status run(struct disturb *d, uint64_t *seed)
@@ -116,7 +125,7 @@ static enum status run(struct disturb *d, uint64_t *seed)
         if (s == STATUS_OK)
             s = take(d, e, seed);
     }
-    if (s == STATUS_OK && d->answered_s == 0)
+    if (s == STATUS_OK && d->after.n == 0)
         return log_fail(STATUS_INVALID, "an answer was at the context's end before the long prompt was "
             "computed: a longer --max-model-len, or a shorter --disturb");
     return s;
@@ -132,13 +141,13 @@ enum status load_disturb(struct quern *q, uint32_t streams, uint32_t long_prompt
         *result = (struct disturb_result){
             .streams = streams,
             .long_prompt = d.long_prompt,
-            .alone_median_s = part_below(&d.alone, 0.5),
-            .alone_p99_s = part_below(&d.alone, 0.99),
-            .beside_median_s = part_below(&d.beside, 0.5),
-            .beside_p99_s = part_below(&d.beside, 0.99),
+            .before = between(&d.before),
+            .beside = between(&d.beside),
+            .after = between(&d.after),
             .prompt_s = d.answered_s - d.asked_s,
         };
-    free(d.alone.s);
+    free(d.before.s);
     free(d.beside.s);
+    free(d.after.s);
     return s;
 }

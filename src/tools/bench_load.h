@@ -37,11 +37,13 @@ enum status load_fit(struct quern *q, struct load *load);
 enum status load_run(struct quern *q, const struct load *load, struct load_result *result);
 
 /* What a long prompt does to the time between two ids of answers that run. */
+struct between {
+    double median_s, p99_s;
+};
 struct disturb_result {
-    uint32_t streams, long_prompt;          /* answers that run; tokens */
-    double alone_median_s, alone_p99_s;     /* before it came */
-    double beside_median_s, beside_p99_s;   /* while it was computed */
-    double prompt_s;                        /* from its submission to its first id */
+    uint32_t streams, long_prompt;         /* answers that run; tokens */
+    struct between before, beside, after;  /* before it came, while it was computed, then */
+    double prompt_s;                       /* from its submission to its first id */
 };
 enum status load_disturb(struct quern *q, uint32_t streams, uint32_t long_prompt, uint64_t seed,
     struct disturb_result *result);

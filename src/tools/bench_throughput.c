@@ -221,13 +221,27 @@ static enum status throughput(const struct throughput_options *o)
     return s;
 }
 
+/* Of answers alone, at about the length that they had while the prompt was computed. */
+static struct between undisturbed(const struct disturb_result *r)
+{
+    return (struct between){(r->before.median_s + r->after.median_s) / 2,
+        (r->before.p99_s + r->after.p99_s) / 2};
+}
+
 static json_t *disturb_json(const struct disturb_result *r)
 {
+    struct between alone = undisturbed(r);
+
     return json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "streams", (int)r->streams,
-        "prompt_tokens", (int)r->long_prompt, "undisturbed_median_ms", 1e3 * r->alone_median_s,
-        "undisturbed_p99_ms", 1e3 * r->alone_p99_s, "disturbed_median_ms", 1e3 * r->beside_median_s,
-        "disturbed_p99_ms", 1e3 * r->beside_p99_s, "ratio", r->beside_p99_s / r->alone_p99_s,
+        "prompt_tokens", (int)r->long_prompt, "undisturbed_median_ms", 1e3 * alone.median_s,
+        "undisturbed_p99_ms", 1e3 * alone.p99_s, "disturbed_median_ms", 1e3 * r->beside.median_s,
+        "disturbed_p99_ms", 1e3 * r->beside.p99_s, "ratio", r->beside.p99_s / alone.p99_s,
         "prompt_s", r->prompt_s);
+}
+
+static void disturb_row(const char *when, const struct between *b)
+{
+    printf("  %-24s %10.2f %10.2f\n", when, 1e3 * b->median_s, 1e3 * b->p99_s);
 }
 
 static enum status disturb(const struct throughput_options *o)
@@ -249,11 +263,11 @@ static enum status disturb(const struct throughput_options *o)
     printf("%u answers, and a prompt of %u tokens, computed in %.2f s\n\n", r.streams, r.long_prompt,
         r.prompt_s);
     printf("  %-24s %10s %10s\n", "between tokens, ms", "median", "99 %");
-    printf("  %-24s %10.2f %10.2f\n", "before it came", 1e3 * r.alone_median_s, 1e3 * r.alone_p99_s);
-    printf("  %-24s %10.2f %10.2f\n", "while it was computed", 1e3 * r.beside_median_s,
-        1e3 * r.beside_p99_s);
-    printf("  %-24s %10.2f %10.2f  goal: under 2\n", "ratio", r.beside_median_s / r.alone_median_s,
-        r.beside_p99_s / r.alone_p99_s);
+    disturb_row("before it came", &r.before);
+    disturb_row("while it was computed", &r.beside);
+    disturb_row("after it", &r.after);
+    printf("  %-24s %10.2f %10.2f  goal: under 2\n", "ratio to answers alone",
+        r.beside.median_s / undisturbed(&r).median_s, r.beside.p99_s / undisturbed(&r).p99_s);
     return STATUS_OK;
 }
 
