@@ -143,17 +143,18 @@ static size_t pass_on(const struct request *r, struct answer *a, enum answer_vie
     return stop_scan_feed(&a->scans[view], r->stops, r->params.include_stop, text, n, out);
 }
 
+/* out == NULL: the view goes on, its text is not wanted. */
 static size_t id_text(const struct request *r, struct answer *a, enum answer_view view, uint32_t at,
     char *out)
 {
     const uint8_t *bytes;
     size_t left = token_bytes(r->client->sv, a->ids[at], &bytes), written = 0, n;
-    char text[3 * PIECE + STREAM_DECODE_FLUSH_BYTES];
+    char text[3 * PIECE + STREAM_DECODE_FLUSH_BYTES], unwanted[sizeof(text) + STOP_TEXT_BYTES_MOST];
 
     for (size_t part; left > 0; left -= part, bytes += part) {
         part = left < PIECE ? left : PIECE;
         n = stream_decode_feed(&a->decoders[view], bytes, part, text);
-        written += pass_on(r, a, view, at, text, n, out + written);
+        written += pass_on(r, a, view, at, text, n, out != NULL ? out + written : unwanted);
     }
     return written;
 }
@@ -182,24 +183,13 @@ size_t answer_text_end(const struct request *r, struct answer *a, char *out)
 /* The text up to id `after` was told: the view is as it was behind it. */
 void answer_rewind(struct request *r, struct answer *a, uint32_t after)
 {
-    char out[3 * PIECE + 2 * STREAM_DECODE_FLUSH_BYTES + STOP_TEXT_BYTES_MOST];
-    const uint8_t *bytes;
-
     a->decoders[ANSWER_TOLD] = (struct stream_decoder){0};
     if (a->scans != NULL)
         memset(&a->scans[ANSWER_TOLD], 0, sizeof(a->scans[ANSWER_TOLD]));
     a->n_sent = after;
     a->told = false;
-    for (uint32_t i = 0; i < after; i++) {
-        size_t left = token_bytes(r->client->sv, a->ids[i], &bytes), n;
-        char text[3 * PIECE + STREAM_DECODE_FLUSH_BYTES];
-
-        for (size_t part; left > 0; left -= part, bytes += part) {
-            part = left < PIECE ? left : PIECE;
-            n = stream_decode_feed(&a->decoders[ANSWER_TOLD], bytes, part, text);
-            pass_on(r, a, ANSWER_TOLD, i, text, n, out);
-        }
-    }
+    for (uint32_t i = 0; i < after; i++)
+        id_text(r, a, ANSWER_TOLD, i, NULL);
 }
 
 /* What comes ----------------------------------------------------------------------------- */
@@ -229,25 +219,17 @@ void answer_end(struct request *r, struct answer *a, enum quern_finish finish, u
 }
 
 /* Is it over with the id that has just come? */
-static enum status look_for_stops(struct request *r, struct answer *a)
+static void look_for_stops(struct request *r, struct answer *a)
 {
-    size_t room = answer_text_room(r->client->sv, a->ids + a->n_ids - 1, 1);
-    char *text;
-
     if (a->scans == NULL)
-        return STATUS_OK;
-    text = malloc(room);
-    if (text == NULL)
-        return log_fail(STATUS_NOMEM, "no memory for the text of an id");
-    answer_text(r, a, ANSWER_KNOWN, a->n_ids - 1, 1, text);
-    free(text);
+        return;
+    id_text(r, a, ANSWER_KNOWN, a->n_ids - 1, NULL);
     if (!a->scans[ANSWER_KNOWN].ended)
-        return STATUS_OK;
+        return;
     a->stopped = true;
     a->stop_kind = STOP_TEXT;
     a->stop = a->scans[ANSWER_KNOWN].which;
     request_withdraw(r);
-    return STATUS_OK;
 }
 
 static enum status journal(struct request *r, struct answer *a, int32_t id,
@@ -260,7 +242,8 @@ static enum status journal(struct request *r, struct answer *a, int32_t id,
     if (each > 0)
         memcpy(a->logprobs + (size_t)a->n_ids * each, logprobs, each * sizeof(*logprobs));
     a->ids[a->n_ids++] = id;
-    return look_for_stops(r, a);
+    look_for_stops(r, a);
+    return STATUS_OK;
 }
 
 void request_give_up(struct request *r, enum quern_code code, const char *line)
