@@ -93,8 +93,9 @@ static enum quern_code check_prompt(const struct supervisor *sv, const struct re
         return QUERN_CODE_BAD_REQUEST;
     }
     if (r->n_ids + (r->task == TASK_COMPLETE) > f->max_model_len) {
-        snprintf(line, LOG_LINE_BYTES, "the prompt has %u tokens, the context holds %u with at "
-            "least one new one: shorten it%s", r->n_ids, f->max_model_len,
+        snprintf(line, LOG_LINE_BYTES, "the prompt has %u tokens, the context holds %u%s: shorten it%s",
+            r->n_ids, f->max_model_len,
+            r->task == TASK_COMPLETE ? " with at least one new one" : "",
             sv->config.max_model_len ? " or raise --max-model-len" : "");
         return QUERN_CODE_TOO_LONG;
     }

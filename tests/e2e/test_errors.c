@@ -77,7 +77,11 @@ static void prompts_that_cannot_be_are_told_why(void **state)
     (void)state;
     for (int i = 1; i < 2048; i++)
         strcat(ids, ",1");
-    REFUSES(1, "the prompt has 2048 tokens, the context holds 2048", "run", "--ids", ids);
+    REFUSES(1, "the prompt has 2048 tokens, the context holds 2048 with at least one new one", "run",
+        "--ids", ids);
+    strcat(ids, ",1");
+    REFUSES(1, "the prompt has 2049 tokens, the context holds 2048: shorten it", "logits", "--ids", ids,
+        "-o", "/dev/null");
     REFUSES(1, "token id 8192 is out of range: this model has ids 0 to 8191", "run", "--ids",
         "1,8192");
     REFUSES(1, "not UTF-8: byte 3 is 0xff", "run", "abc\xff");
